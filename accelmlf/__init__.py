@@ -1,0 +1,8 @@
+"""Which training-acceleration techniques are worth it for a model on this hardware, and how soon is it accurate?"""
+
+import time
+
+__version__ = "0.1.0"
+
+PROCESS_STARTED_S = time.monotonic()
+"""Monotonic clock when the package was first imported: where the wall-clock figures of a run begin."""

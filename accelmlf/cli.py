@@ -1,0 +1,181 @@
+"""The command line: one command per entry point of MLproject, its flags read off RunConfig."""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from accelmlf.config import RunConfig, field_help, parse_bool, parse_setting, settable_fields, suggest
+from accelmlf.environment import pick_device
+from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, one_line
+from accelmlf.experiment import run_experiment, settle
+from accelmlf.recipes import resolve
+from accelmlf.techniques import TECHNIQUES
+from accelmlf.tracking import MlflowTracker, close_inherited_run
+
+MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
+SWITCHES = {
+    "dry_run": "Print the resolved settings and what each technique needs; train nothing.",
+    "debug": "Show the traceback of an error.",
+}
+INTERNAL_ERROR = 70
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the contract's code; an error is one line on standard error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        with signals_as_exceptions():
+            entry_points().main(given, prog_name="python -m accelmlf", standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except (Interrupted, AccelmlfError) as error:
+        code = report(str(error), error.exit_code, debug)
+    except click.UsageError as error:
+        usage = usage_error(error, given)
+        code = report(str(usage), usage.exit_code, debug)
+        close_inherited_run(usage.outcome, str(usage))
+    except Exception as error:
+        line = f"internal={type(error).__name__}: {error}. Run again with --debug and report it"
+        code = report(line, INTERNAL_ERROR, debug)
+    sys.exit(code)
+
+
+def report(line: str, exit_code: int, debug: bool) -> int:
+    """One line on standard error, under its traceback when that was asked for."""
+    if debug:
+        traceback.print_exc()
+    print(f"accelmlf: error: {one_line(line)}", file=sys.stderr, flush=True)
+    return exit_code
+
+
+def entry_points() -> click.Group:
+    """The group with one command per entry point."""
+    # MLflow passes names with underscores; people type dashes.
+    settings: dict[str, Any] = {
+        "token_normalize_func": lambda token: token.replace("-", "_"),
+        "help_option_names": ["--help", "-h"],
+        "max_content_width": 110,
+    }
+    group = click.Group("accelmlf", help=sys.modules["accelmlf"].__doc__, context_settings=settings)
+    group.add_command(run_command("main", "Train the model that --model names.", settings))
+    for model in MODEL_ENTRY_POINTS:
+        group.add_command(run_command(model, f"Train {model}.", settings, model=model))
+    return group
+
+
+def run_command(name: str, text: str, settings: dict[str, Any], *, model: str | None = None) -> click.Command:
+    """The command of one training entry point."""
+    fields = {key: field for key, field in settable_fields().items() if model is None or key != "model"}
+    options: list[click.Parameter] = []
+    for key, field in fields.items():
+        text_and_default = f"{field_help()[key]} [{field.metadata['default_text']}]"
+        options.append(flag(key, text_and_default, is_bool=field.type is bool))
+    options += [flag(switch, switch_help, is_bool=True) for switch, switch_help in SWITCHES.items()]
+    return click.Command(name, params=options, callback=run_callback(model), help=text, context_settings=settings)
+
+
+def flag(name: str, text: str, *, is_bool: bool) -> click.Option:
+    """An option that takes text. A boolean may stand alone on a command line; MLflow always gives its value."""
+    if is_bool:
+        return click.Option([f"--{name}"], help=text, metavar="BOOL", is_flag=False, flag_value="true")
+    return click.Option([f"--{name}"], help=text, metavar=name.rsplit("_", maxsplit=1)[-1].upper())
+
+
+def run_callback(model: str | None) -> Callable[..., None]:
+    """What a training command does with the texts it was given."""
+
+    def run(dry_run: str | None, debug: str | None, **texts: str | None) -> None:
+        del debug  # main reads it before anything can fail
+        try:
+            if model is not None:
+                texts["model"] = model
+            given = {name: parse_setting(name, text) for name, text in texts.items() if text is not None}
+            config = resolve(given)
+            only_shown = dry_run is not None and parse_bool("dry_run", dry_run)
+            if only_shown:
+                print_plan(config)
+        except AccelmlfError as error:
+            close_inherited_run(error.outcome, str(error))
+            raise
+        if only_shown:
+            close_inherited_run("completed")
+        else:
+            run_experiment(config, MlflowTracker())
+
+    return run
+
+
+def print_plan(config: RunConfig) -> None:
+    """The resolved settings, and each technique with what it needs and whether this device has it."""
+    device = pick_device(config.device)
+    config, techniques, skipped = settle(config)
+    texts = config.as_texts()
+    width = max(map(len, texts))
+    click.echo("\n".join(f"  {name:<{width}}  {text}" for name, text in texts.items()))
+    click.echo(f"\ntechniques on {device} (* = in this run):")
+    in_run = {technique.word for technique in techniques.techniques}
+    left_out = {technique.label.partition(":")[0] for technique in skipped}
+    for word, kind in TECHNIQUES.items():
+        reason = kind(word, None, device).missing()
+        state = "available" if reason is None else f"not available: {reason}"
+        note = " (left out of the preset)" if word in left_out else ""
+        click.echo(f"{'*' if word in in_run else ' '} {word:<16} {kind.does}; {state}{note}")
+
+
+def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
+    """click's complaint in this project's words, with what was typed and what was probably meant."""
+    if isinstance(error, click.NoSuchOption):
+        name = error.option_name.lstrip("-")
+        known = [*settable_fields(), *SWITCHES]
+        return ConfigError(name, typed_value(name, given), "there is no such setting", suggest(name, known))
+    entry = next((token for token in given if not token.startswith("-")), "none")
+    known = ["main", *MODEL_ENTRY_POINTS]
+    if entry not in known:
+        return ConfigError("entry_point", entry, "there is no such entry point", suggest(entry, known))
+    return ConfigError("arguments", " ".join(given[1:]), error.format_message(), "See --help")
+
+
+def typed_value(name: str, given: Sequence[str]) -> str:
+    """What stands after `--name` on a command line."""
+    for token, following in zip(given, [*given[1:], ""], strict=True):
+        key, equals, value = token.lstrip("-").partition("=")
+        if token.startswith("--") and key.replace("-", "_") == name.replace("-", "_"):
+            return value if equals else following
+    return ""
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """SIGINT and SIGTERM unwind the stack once, so that the run is closed; more of them cannot cut that short."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
+    end_with_parent()
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def end_with_parent() -> None:
+    """Under `mlflow run`, have Linux send SIGTERM when that process dies, or training would go on unseen.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    if sys.platform == "linux" and os.environ.get("MLFLOW_RUN_ID"):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,0 +1,202 @@
+"""What an epoch costs: the training clock and its phases, memory, energy.
+
+Phases are consecutive intervals on one timeline, so they add up. On CUDA the marks are events on the compute stream:
+`data_wait` and `transfer` are what the device waited, not what the host did. On a CPU they are host time.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+PHASES = ("data_wait", "transfer", "augment", "forward", "backward", "optimizer")
+"""In the order of a step. `augment` is what pipeline=memory does on the device; a stream does it in the loader."""
+MIB = 2**20
+
+
+class Clock(Protocol):
+    """A device's clock. `now_s` means something only right after `synchronize`."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given."""
+
+    def now_s(self) -> float:
+        """Host seconds, monotonic."""
+
+    def mark(self) -> Any:
+        """A point on the device's timeline, without waiting for the device to reach it."""
+
+    def seconds_between(self, start: Any, end: Any) -> float:
+        """Between two marks; after `synchronize` only."""
+
+
+class HostClock:
+    """A CPU: what it was given is done when the call returns."""
+
+    def synchronize(self) -> None: ...
+
+    def now_s(self) -> float:
+        return time.perf_counter()
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def seconds_between(self, start: float, end: float) -> float:
+        return end - start
+
+
+class CudaClock(HostClock):
+    """Events on the current stream of one GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def mark(self) -> Any:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def seconds_between(self, start: Any, end: Any) -> float:
+        milliseconds: float = start.elapsed_time(end)
+        return milliseconds / 1e3
+
+
+class MpsClock(HostClock):
+    """An Apple GPU (untested): epochs are right, phases are those of the host."""
+
+    def synchronize(self) -> None:
+        torch.mps.synchronize()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of one epoch of training. A thing that was not captured is None."""
+
+    train_s: float
+    phases_s: dict[str, float]
+    images: int
+    host_peak_mib: float | None = None
+    gpu_peak_allocated_mib: float | None = None
+    gpu_peak_reserved_mib: float | None = None
+    gpu_joules: float | None = None
+
+    @property
+    def other_s(self) -> float:
+        """The epoch minus its phases."""
+        return self.train_s - sum(self.phases_s.values())
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.train_s
+
+
+@dataclass
+class EpochMeter:
+    """Measures one epoch: `with meter: ... meter.lap("forward") ...`, then `meter.cost(images)`.
+
+    The device is synchronised once at each end, before the host's clock is read, and never in between.
+    """
+
+    clock: Clock
+    memory: "GpuMemory | None" = None
+    energy: "Callable[[], float] | None" = None
+    marks: list[tuple[str, Any]] = field(default_factory=list)
+
+    def __enter__(self) -> "EpochMeter":
+        reset_host_peak()
+        if self.memory is not None:
+            self.memory.reset_peak()
+        self.clock.synchronize()
+        self.start_joules = self.energy() if self.energy else 0.0
+        self.start_s = self.clock.now_s()
+        self.marks = [("", self.clock.mark())]
+        return self
+
+    def lap(self, phase: str) -> None:
+        """The time since the last lap was `phase`."""
+        self.marks.append((phase, self.clock.mark()))
+
+    def __exit__(self, *_: object) -> None:
+        self.clock.synchronize()
+        self.train_s = self.clock.now_s() - self.start_s
+        self.joules = self.energy() - self.start_joules if self.energy else None
+
+    def cost(self, images: int) -> Cost:
+        """The costs of the epoch that was measured."""
+        phases: dict[str, float] = {}
+        for (_, start), (phase, end) in zip(self.marks, self.marks[1:], strict=False):
+            phases[phase] = phases.get(phase, 0.0) + self.clock.seconds_between(start, end)
+        allocated, reserved = self.memory.peaks_mib() if self.memory else (None, None)
+        return Cost(self.train_s, phases, images, host_peak_mib(), allocated, reserved, self.joules)
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Peaks of torch's allocator on one GPU."""
+
+    device: torch.device
+
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peaks_mib(self) -> tuple[float, float]:
+        """Allocated and reserved since the reset."""
+        return (
+            torch.cuda.max_memory_allocated(self.device) / MIB,
+            torch.cuda.max_memory_reserved(self.device) / MIB,
+        )
+
+
+def meter_for(device: torch.device) -> EpochMeter:
+    """The meter of a device, with whatever it can measure there."""
+    if device.type == "cuda":
+        return EpochMeter(CudaClock(device), GpuMemory(device), nvml_joules(device))
+    return EpochMeter(MpsClock() if device.type == "mps" else HostClock())
+
+
+def nvml_joules(device: torch.device) -> Callable[[], float] | None:
+    """A reading of the GPU's energy counter in joules, or None where there is none.
+
+    The counter is of the whole GPU: other processes on it count too. Source: NVML, nvmlDeviceGetTotalEnergyConsumption.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+
+        def read() -> float:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+
+        read()
+    except Exception:  # NVML's own errors, a missing library or an old GPU: a missing figure must not end a run
+        return None
+    return read
+
+
+def reset_host_peak() -> None:
+    """Start the peak of resident memory anew, where the system can (Linux: proc(5), clear_refs)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def host_peak_mib() -> float:
+    """Peak resident memory of this process since the reset, or since its start; loader processes are not in it."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    unit = MIB if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

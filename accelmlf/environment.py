@@ -1,0 +1,120 @@
+"""The machine: which device a run gets, and what a result must say about hardware and versions."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from accelmlf.errors import ConfigError, DeviceError
+
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "mlflow", "scikit-learn", "numpy", "pillow")
+
+
+def pick_device(text: str) -> torch.device:
+    """auto, cpu, cuda, cuda:N or mps as a device that is there; auto never picks mps, which is untested.
+
+    Raises:
+        ConfigError: not a device's name.
+        DeviceError: a device that this machine does not have.
+    """
+    kind, _, number = text.partition(":")
+    if text not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and number.isdecimal()):
+        raise ConfigError("device", text, "not a device", "Use auto, cpu, cuda, cuda:N or mps")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text == "auto":
+        return torch.device("cuda:0" if gpus else "cpu")
+    if kind == "cuda" and int(number or 0) >= gpus:
+        found = f"torch {torch.__version__} finds {gpus} CUDA device{'s' * (gpus != 1)}"
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        found += "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible!r}"
+        raise DeviceError("device", text, found, "Use device=auto, or a device that is there")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device", text, "torch finds no Apple GPU", "Use device=auto")
+    return torch.device("cuda", int(number or 0)) if kind == "cuda" else torch.device(text)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Hardware, versions and the state of the code, as environment.json has them."""
+    hardware: dict[str, Any] = {
+        "device": str(device),
+        "cpu": cpu_name(),
+        "cpu_cores": psutil.cpu_count(logical=False),
+        "cpu_threads_used": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        hardware |= {
+            "gpu": properties.name,
+            "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "gpu_driver": _gpu_driver(),
+        }
+    software = {"python": platform.python_version(), "system": platform.platform()}
+    return {"hardware": hardware, "versions": software | versions(), "code": code_state()}
+
+
+def as_tags(environment: dict[str, Any]) -> dict[str, str]:
+    """`describe`'s result as flat tags."""
+    prefixes = {"hardware": "accelmlf.hardware.", "versions": "accelmlf.version.", "code": "accelmlf.code."}
+    return {
+        prefixes[part] + name: str(value)
+        for part, facts in environment.items()
+        for name, value in facts.items()
+        if value is not None
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that matter to a result."""
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's model name, or its architecture where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def code_state() -> dict[str, Any]:
+    """The commit of this package's checkout, and whether its files differ from it; empty outside one."""
+    root = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": str(dirty).lower()}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _gpu_driver() -> str | None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # NVML's own errors or a missing library: a missing fact must not end a run
+        return None

@@ -1,0 +1,174 @@
+"""One run, from its configuration to its summary: the only place where the parts meet."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from accelmlf import PROCESS_STARTED_S, artifacts, environment
+from accelmlf.augmentation import AUGMENTATIONS, PictureTransform
+from accelmlf.batches import BatchPlan
+from accelmlf.config import RunConfig, pick
+from accelmlf.console import Console
+from accelmlf.costs import meter_for
+from accelmlf.data import Splits, load_splits
+from accelmlf.errors import ConfigError, recognise
+from accelmlf.loading import BatchLoader, make_loader
+from accelmlf.models import build_model, has_batch_norm
+from accelmlf.optimization import SCHEDULES, Schedule, build_optimizer
+from accelmlf.pictures import Source
+from accelmlf.records import DatasetRecord, EpochMetrics, RunSummary, TrackedRun, Tracker
+from accelmlf.stack import Skipped, TechniqueStack, build_stack
+from accelmlf.training import Workload, evaluate, train_epochs, warm_up
+
+
+def run_experiment(config: RunConfig, tracker: Tracker, *, started_s: float = PROCESS_STARTED_S) -> RunSummary:
+    """Train, measure and record one run. `started_s`: where its wall clock begins (time.monotonic).
+
+    Raises:
+        AccelmlfError: whatever ends the run early, after the tracker has closed it with that outcome.
+    """
+    with tracker.run() as run, known_errors(config):
+        config, techniques, skipped = settle(config)
+        console = Console()
+        console.opening(config, skipped)
+        log_opening(run, config, techniques, skipped)
+        with techniques.process_context():
+            splits = load_data(config)
+            run.log_dataset(dataset_record(config, splits))
+            work = prepare(config, splits, techniques, tracker.local_weights(config.weights))
+            setup_ended_s = time.monotonic()
+            warm_up(work)
+            ready_s = time.monotonic()
+            console.ready(splits.sizes(), setup_ended_s - started_s, ready_s - setup_ended_s)
+
+            epochs: list[EpochMetrics] = []
+            wall_to_target_s: float | None = None
+            for epoch in train_epochs(
+                work,
+                max_epochs=config.epochs,
+                accumulation_steps=config.accumulation_steps,
+                watch=console.watch,
+            ):
+                epochs.append(epoch)
+                if wall_to_target_s is None and epoch.quality.accuracy >= config.target_accuracy:
+                    wall_to_target_s = time.monotonic() - started_s
+                run.log_epoch(epoch)
+                console.epoch(epoch)
+                if config.stop_at_target and wall_to_target_s is not None:
+                    break
+            test = evaluate(work, work.test)
+
+        target_epoch = next((e for e in epochs if e.quality.accuracy >= config.target_accuracy), None)
+        summary = RunSummary(
+            outcome="target_not_reached" if target_epoch is None else "completed",
+            test=test,
+            best_eval_accuracy=max(epoch.quality.accuracy for epoch in epochs),
+            time_to_accuracy_s=None if target_epoch is None else target_epoch.elapsed_train_s,
+            time_to_accuracy_wall_s=wall_to_target_s,
+            total_train_s=epochs[-1].elapsed_train_s,
+            median_epoch_s=statistics.median(epoch.cost.train_s for epoch in epochs),
+            warmup_s=ready_s - setup_ended_s,
+            setup_s=setup_ended_s - started_s,
+            wall_s=time.monotonic() - started_s,
+            other_share=sum(epoch.cost.other_s for epoch in epochs) / epochs[-1].elapsed_train_s,
+        )
+        run.log_summary(summary)
+        with tempfile.TemporaryDirectory() as folder:
+            artifacts.write_closing(Path(folder), config, epochs, summary, splits.class_names, work.model)
+            run.log_artifacts(Path(folder))
+        console.closing(config, epochs, summary, run.url())
+    return summary
+
+
+def settle(config: RunConfig) -> tuple[RunConfig, TechniqueStack, list[Skipped]]:
+    """The configuration as this device will run it, with its techniques and what of a preset had to be left out."""
+    device = environment.pick_device(config.device)
+    techniques, skipped = build_stack(config.techniques, device, from_preset=not config.techniques_given)
+    arm = "tuned_partial" if skipped and config.arm == "tuned" else config.arm
+    return replace(config, device=str(device), techniques=techniques.label, arm=arm), techniques, skipped
+
+
+def log_opening(run: TrackedRun, config: RunConfig, techniques: TechniqueStack, skipped: Sequence[Skipped]) -> None:
+    """All that is known before the first picture is read."""
+    facts = environment.describe(techniques.device)
+    labels = {
+        "accelmlf.arm": config.arm,
+        "accelmlf.skipped_techniques": ",".join(technique.label for technique in skipped) or "none",
+        **environment.as_tags(facts),
+    }
+    run.log_config(config, labels)
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts.write_opening(Path(folder), config, facts)
+        run.log_artifacts(Path(folder))
+
+
+def load_data(config: RunConfig) -> Splits:
+    return load_splits(
+        config.dataset,
+        config.data_dir,
+        image_size=config.image_size,
+        validation=config.validation,
+        train_images=config.train_images,
+        in_memory=config.pipeline == "memory",
+    )
+
+
+def dataset_record(config: RunConfig, splits: Splits) -> DatasetRecord:
+    source = "scikit-learn load_digits" if config.dataset == "digits" else str(Path(config.data_dir).resolve())
+    return DatasetRecord(config.dataset, splits.digest, source, splits.sizes())
+
+
+def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weights: str) -> Workload:
+    """Model, optimizer and loaders on their device, seeded, before any warm-up."""
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, weights, num_classes=splits.num_classes, image_size=config.image_size)
+    if config.batch_size == 1 and has_batch_norm(model):
+        rule = f"the BatchNorm of {config.model} cannot normalise over one picture"
+        raise ConfigError("batch_size", 1, rule, "Use 2 or more")
+    model = techniques.prepare_model(model)
+    optimizer = build_optimizer(
+        model,
+        config.optimizer,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        multipliers=config.learning_rate_multipliers,
+        options=techniques.optimizer_options(),
+    )
+    train = loader_for(config, splits.train, techniques, shuffled=True)
+    steps_per_epoch = -(-len(train.plan) // config.accumulation_steps)
+    factors = pick(SCHEDULES, config.schedule, "schedule")(steps_per_epoch * config.epochs, steps_per_epoch)
+    return Workload(
+        model=model,
+        optimizer=optimizer,
+        schedule=Schedule(optimizer, factors),
+        scaler=techniques.gradient_scaler(),
+        clip_norm=config.clip_norm,
+        techniques=techniques,
+        train=train,
+        validation=loader_for(config, splits.validation, techniques, shuffled=False),
+        test=loader_for(config, splits.test, techniques, shuffled=False),
+        num_classes=splits.num_classes,
+        meter=meter_for(techniques.device),
+        device=techniques.device,
+    )
+
+
+def loader_for(config: RunConfig, source: Source, techniques: TechniqueStack, *, shuffled: bool) -> BatchLoader:
+    plan = BatchPlan(len(source), config.batch_size, seed=config.seed, shuffled=shuffled)
+    transform = PictureTransform(AUGMENTATIONS[config.augmentation], config.image_size, config.normalisation)
+    return make_loader(source, plan, transform, pipeline=config.pipeline, **techniques.loader_options())
+
+
+@contextmanager
+def known_errors(config: RunConfig) -> Iterator[None]:
+    """Memory that ran out, a full disk and the like as the errors of this project."""
+    try:
+        yield
+    except Exception as error:
+        raise recognise(error, config.batch_size) from error

@@ -1,0 +1,164 @@
+"""What passes between the layers: the record of an epoch, of a run, and the interface of a tracker."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from accelmlf.config import RunConfig
+from accelmlf.costs import Cost
+from accelmlf.metrics import Quality
+
+MAX_OTHER_SHARE = 0.02
+"""Above this share of unexplained time the phases of a run support no claim."""
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One epoch, from 1. `elapsed_train_s` is the training clock at its end."""
+
+    epoch: int
+    train_loss: float
+    learning_rate: float
+    quality: Quality
+    cost: Cost
+    eval_s: float
+    elapsed_train_s: float
+
+    def as_metrics(self) -> dict[str, float]:
+        """Every figure by its logged name; what was not captured is absent."""
+        cost = self.cost
+        figures: dict[str, float | None] = {
+            "train/loss": self.train_loss,
+            "train/learning_rate": self.learning_rate,
+            "eval/loss": self.quality.loss,
+            "eval/accuracy": self.quality.accuracy,
+            "eval/f1_macro": self.quality.f1_macro,
+            "time/train_s": cost.train_s,
+            "time/eval_s": self.eval_s,
+            **{f"time/{phase}_s": seconds for phase, seconds in cost.phases_s.items()},
+            "time/other_s": cost.other_s,
+            "time/elapsed_train_s": self.elapsed_train_s,
+            "throughput/images_per_s": cost.images_per_s,
+            "memory/gpu_peak_allocated_mib": cost.gpu_peak_allocated_mib,
+            "memory/gpu_peak_reserved_mib": cost.gpu_peak_reserved_mib,
+            "memory/host_peak_mib": cost.host_peak_mib,
+            "energy/gpu_joules": cost.gpu_joules,
+        }
+        return {name: value for name, value in figures.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """The end of a run: its final figures, and the quality on the test set, which was read once."""
+
+    outcome: str
+    test: Quality
+    best_eval_accuracy: float
+    time_to_accuracy_s: float | None
+    time_to_accuracy_wall_s: float | None
+    total_train_s: float
+    median_epoch_s: float
+    warmup_s: float
+    setup_s: float
+    wall_s: float
+    other_share: float
+
+    @property
+    def reached_target(self) -> bool:
+        return self.time_to_accuracy_s is not None
+
+    def as_metrics(self) -> dict[str, float]:
+        """The final scalars by their logged names; a time to an accuracy that was not reached is absent."""
+        figures: dict[str, float | None] = {
+            "final_accuracy": self.test.accuracy,
+            "final_f1": self.test.f1_macro,
+            "final_loss": self.test.loss,
+            "best_eval_accuracy": self.best_eval_accuracy,
+            "reached_target": float(self.reached_target),
+            "time_to_accuracy_s": self.time_to_accuracy_s,
+            "time_to_accuracy_wall_s": self.time_to_accuracy_wall_s,
+            "total_train_s": self.total_train_s,
+            "median_epoch_s": self.median_epoch_s,
+            "warmup_s": self.warmup_s,
+            "setup_s": self.setup_s,
+            "wall_s": self.wall_s,
+        }
+        return {name: value for name, value in figures.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What identifies the data of a run."""
+
+    name: str
+    digest: str
+    source: str
+    sizes: dict[str, int]
+
+
+class TrackedRun(Protocol):
+    """One open run of a tracker."""
+
+    def log_config(self, config: RunConfig, tags: dict[str, str]) -> None: ...
+
+    def log_dataset(self, dataset: DatasetRecord) -> None: ...
+
+    def log_epoch(self, epoch: EpochMetrics) -> None: ...
+
+    def log_summary(self, summary: RunSummary) -> None: ...
+
+    def log_artifacts(self, folder: Path) -> None: ...
+
+    def url(self) -> str | None:
+        """The page that shows this run, where there is one."""
+
+
+class Tracker(Protocol):
+    """Where runs are recorded. Leaving `run` closes the run with the outcome of what happened inside."""
+
+    def run(self) -> AbstractContextManager[TrackedRun]: ...
+
+    def local_weights(self, weights: str) -> str:
+        """`runs:/<id>` as a local file; any other text as it is."""
+
+
+@dataclass
+class MemoryTracker:
+    """Keeps everything in lists: for tests, and where there is no tracking store."""
+
+    config: RunConfig | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    dataset: DatasetRecord | None = None
+    epochs: list[EpochMetrics] = field(default_factory=list)
+    summary: RunSummary | None = None
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+
+    def run(self) -> "MemoryTracker":
+        return self
+
+    def __enter__(self) -> "MemoryTracker":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def log_config(self, config: RunConfig, tags: dict[str, str]) -> None:
+        self.config, self.tags = config, tags
+
+    def log_dataset(self, dataset: DatasetRecord) -> None:
+        self.dataset = dataset
+
+    def log_epoch(self, epoch: EpochMetrics) -> None:
+        self.epochs.append(epoch)
+
+    def log_summary(self, summary: RunSummary) -> None:
+        self.summary = summary
+
+    def log_artifacts(self, folder: Path) -> None:
+        self.artifacts.update({path.name: path.read_bytes() for path in folder.iterdir()})
+
+    def url(self) -> str | None:
+        return None
+
+    def local_weights(self, weights: str) -> str:
+        return weights

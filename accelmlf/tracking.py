@@ -1,0 +1,173 @@
+"""MLflow: the only module that knows it."""
+
+import fcntl
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+# A tracking server that is gone should be heard of in seconds; MLflow's defaults wait for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.time import get_current_time_millis
+
+from accelmlf.config import RunConfig, settable_fields
+from accelmlf.errors import DataError, TrackingError, one_line
+from accelmlf.models import MODEL_FILE
+from accelmlf.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSummary
+
+EXPERIMENT = "accelmlf"
+CHARTS = "/#/experiments/{}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+UI_ADDRESS = "http://127.0.0.1:5000"
+STATUS = {
+    "completed": RunStatus.FINISHED,
+    "target_not_reached": RunStatus.FINISHED,
+    "interrupted": RunStatus.KILLED,
+}
+
+
+class MlflowRun:
+    """One open MLflow run."""
+
+    def __init__(self, run_id: str, experiment_id: str) -> None:
+        self.run_id, self.experiment_id, self.outcome = run_id, experiment_id, "completed"
+        self.client = mlflow.MlflowClient()
+
+    def log_config(self, config: RunConfig, tags: dict[str, str]) -> None:
+        """Parameters that `mlflow run` has not logged already, and every resolved setting as a tag."""
+        texts = config.as_texts()
+        with storage_errors():
+            logged = self.client.get_run(self.run_id).data.params
+            params = [Param(name, texts[name]) for name in settable_fields() if name not in logged]
+            resolved = {f"accelmlf.config.{name}": text for name, text in texts.items()}
+            run_tags = [RunTag(name, text) for name, text in (resolved | tags).items()]
+            self.client.log_batch(self.run_id, params=params, tags=run_tags)
+
+    def log_dataset(self, dataset: DatasetRecord) -> None:
+        """The data set as the run's input."""
+        entity = Dataset(
+            name=dataset.name,
+            digest=dataset.digest,
+            source_type="local",
+            source=json.dumps({"uri": dataset.source}),
+            profile=json.dumps({f"num_{part}_images": size for part, size in dataset.sizes.items()}),
+        )
+        with storage_errors():
+            tag = InputTag("mlflow.data.context", "training")
+            self.client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
+
+    def log_epoch(self, epoch: EpochMetrics) -> None:
+        """All figures of an epoch in one call."""
+        self._log_metrics(epoch.as_metrics(), epoch.epoch)
+
+    def log_summary(self, summary: RunSummary) -> None:
+        """The final scalars; the outcome waits for the end of the run."""
+        self.outcome = summary.outcome
+        self._log_metrics(summary.as_metrics(), 0)
+        if summary.other_share > MAX_OTHER_SHARE:
+            with storage_errors():
+                reason = f"phases leave {summary.other_share:.1%} of the epochs unexplained"
+                self.client.set_tag(self.run_id, "accelmlf.unfit", reason)
+
+    def log_artifacts(self, folder: Path) -> None:
+        """Every file of a folder."""
+        with storage_errors():
+            self.client.log_artifacts(self.run_id, str(folder))
+
+    def url(self) -> str | None:
+        """The page that opens this project's charts."""
+        uri = mlflow.get_tracking_uri()
+        base = uri.rstrip("/") if uri.startswith("http") else UI_ADDRESS
+        return one_line(base + CHARTS.format(self.experiment_id))
+
+    def close(self, outcome: str, error: str | None = None) -> None:
+        """Tags that say how it ended, which `mlflow run` does not overwrite as it does the status."""
+        status = RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED))
+        with storage_errors():
+            self.client.set_tag(self.run_id, "accelmlf.outcome", outcome)
+            if error is not None:
+                self.client.set_tag(self.run_id, "accelmlf.error", one_line(error))
+            mlflow.end_run(status)
+
+    def _log_metrics(self, figures: dict[str, float], step: int) -> None:
+        now = get_current_time_millis()  # type: ignore[no-untyped-call]
+        metrics = [Metric(name, value, now, step) for name, value in figures.items()]
+        with storage_errors():
+            self.client.log_batch(self.run_id, metrics=metrics)
+
+
+class MlflowTracker:
+    """Runs in the tracking store of MLFLOW_TRACKING_URI, or the one that `mlflow run` has already opened."""
+
+    @contextmanager
+    def run(self) -> Iterator[MlflowRun]:
+        """An open run; whatever ends the block decides its outcome."""
+        with storage_errors():
+            prepare_store()
+            if not any(os.environ.get(f"MLFLOW_{key}") for key in ("RUN_ID", "EXPERIMENT_NAME", "EXPERIMENT_ID")):
+                mlflow.set_experiment(EXPERIMENT)
+            info = mlflow.start_run().info
+            tracked = MlflowRun(info.run_id, info.experiment_id)
+        try:
+            yield tracked
+        except BaseException as error:
+            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else getattr(error, "outcome", "failed")
+            with suppress(TrackingError):  # the first error is the one to tell
+                tracked.close(outcome, str(error) or type(error).__name__)
+            raise
+        tracked.close(tracked.outcome)
+
+    def local_weights(self, weights: str) -> str:
+        """`runs:/<id>` as a local file of weights; any other text as it is.
+
+        Raises:
+            DataError: no such run, or one that kept no weights.
+        """
+        if not weights.startswith("runs:/"):
+            return weights
+        try:
+            return mlflow.artifacts.download_artifacts(f"{weights.rstrip('/')}/{MODEL_FILE}")
+        except Exception as error:  # MLflow's own errors, and those of whatever store holds the artifacts
+            rule = f"that run's {MODEL_FILE} cannot be had ({error})"
+            remedy = "Give runs:/<id> of a run with save_model=true in this tracking store"
+            raise DataError("weights", weights, rule, remedy) from None
+
+
+def close_inherited_run(outcome: str, error: str | None = None) -> None:
+    """Close the run that `mlflow run` opened for a command that ends before its experiment begins."""
+    if os.environ.get("MLFLOW_RUN_ID"):
+        with suppress(TrackingError), storage_errors():
+            info = mlflow.start_run().info
+            MlflowRun(info.run_id, info.experiment_id).close(outcome, error)
+
+
+def prepare_store() -> None:
+    """Create a fresh sqlite store, one process at a time: those that race to do it die."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    match = re.match(r"sqlite:///([^?]+)", mlflow.get_tracking_uri())
+    if match is None:
+        return
+    path = Path(match[1])
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Whatever the tracking store raises, as one error that names the store (without its password)."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:  # MlflowException, and the errors of databases, HTTP and file systems below it
+        hint = "Check MLFLOW_TRACKING_URI, and that the server or the database is there and writable"
+        kind = "" if isinstance(error, MlflowException) else f"{type(error).__name__}: "
+        raise TrackingError("tracking", mlflow.get_tracking_uri(), f"{kind}{error}", hint) from error
