@@ -2,6 +2,9 @@
 
 import sys
 
+from accelmlf import signals
+
+signals.hold()
 try:
     from accelmlf.cli import main
 except ImportError as error:

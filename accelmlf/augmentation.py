@@ -117,6 +117,7 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": lambda pictures, _, size: resize(pictures, size),
     "crop_flip": crop_flip,
     "affine_flip": partial(affine, degrees=2, translate=0.02, scale=0.02, shear=2, flip=True),
     "resized_crop_flip": resized_crop_flip,
@@ -128,5 +129,6 @@ NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, 
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "digits": ((0.3053, 0.3053, 0.3053), (0.3760, 0.3760, 0.3760)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }

@@ -105,5 +105,6 @@ def accumulate(batches: Iterable[B], batch_sizes: Sequence[int], steps: int) -> 
     Source: what goes wrong otherwise, https://huggingface.co/blog/gradient_accumulation
     """
     for number, batch in enumerate(batches):
-        window = batch_sizes[number - number % steps :][:steps]
+        start = number - number % steps
+        window = batch_sizes[start : start + steps]
         yield batch, batch_sizes[number] / sum(window), number % steps == len(window) - 1

@@ -1,17 +1,13 @@
 """The command line: one command per entry point of MLproject, its flags read off RunConfig."""
 
-import ctypes
-import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
 
+from accelmlf import signals
 from accelmlf.config import RunConfig, field_help, parse_bool, parse_setting, settable_fields, suggest
 from accelmlf.environment import pick_device
 from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, one_line
@@ -33,28 +29,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        with signals_as_exceptions():
+        with signals.as_exceptions():
+            refuse_repeats(given)
             entry_points().main(given, prog_name="python -m accelmlf", standalone_mode=False)
         code = 0
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
     except (Interrupted, AccelmlfError) as error:
-        code = report(str(error), error.exit_code, debug)
+        code = report(error, str(error), error.exit_code, debug)
     except click.UsageError as error:
         usage = usage_error(error, given)
-        code = report(str(usage), usage.exit_code, debug)
-        close_inherited_run(usage.outcome, str(usage))
+        code = report(usage, str(usage), usage.exit_code, debug)
     except Exception as error:
         line = f"internal={type(error).__name__}: {error}. Run again with --debug and report it"
-        code = report(line, INTERNAL_ERROR, debug)
+        code = report(error, line, INTERNAL_ERROR, debug)
     sys.exit(code)
 
 
-def report(line: str, exit_code: int, debug: bool) -> int:
-    """One line on standard error, under its traceback when that was asked for."""
+def report(error: BaseException, line: str, exit_code: int, debug: bool) -> int:
+    """One line on standard error, under its traceback when that was asked for; no run is left open."""
     if debug:
         traceback.print_exc()
     print(f"accelmlf: error: {one_line(line)}", file=sys.stderr, flush=True)
+    close_inherited_run(getattr(error, "outcome", "failed"), line)
     return exit_code
 
 
@@ -96,18 +93,12 @@ def run_callback(model: str | None) -> Callable[..., None]:
 
     def run(dry_run: str | None, debug: str | None, **texts: str | None) -> None:
         del debug  # main reads it before anything can fail
-        try:
-            if model is not None:
-                texts["model"] = model
-            given = {name: parse_setting(name, text) for name, text in texts.items() if text is not None}
-            config = resolve(given)
-            only_shown = dry_run is not None and parse_bool("dry_run", dry_run)
-            if only_shown:
-                print_plan(config)
-        except AccelmlfError as error:
-            close_inherited_run(error.outcome, str(error))
-            raise
-        if only_shown:
+        if model is not None:
+            texts["model"] = model
+        given = {name: parse_setting(name, text) for name, text in texts.items() if text is not None}
+        config = resolve(given)
+        if dry_run is not None and parse_bool("dry_run", dry_run):
+            print_plan(config)
             close_inherited_run("completed")
         else:
             run_experiment(config, MlflowTracker())
@@ -145,6 +136,16 @@ def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
     return ConfigError("arguments", " ".join(given[1:]), error.format_message(), "See --help")
 
 
+def refuse_repeats(given: Sequence[str]) -> None:
+    """Raises ConfigError for a setting that is there twice: which one was meant cannot be known."""
+    seen: set[str] = set()
+    for token in given:
+        name = token.lstrip("-").partition("=")[0].replace("-", "_")
+        if token.startswith("--") and name in seen:
+            raise ConfigError(name, typed_value(name, given), "given twice", "Give each setting once")
+        seen |= {name} if token.startswith("--") else set()
+
+
 def typed_value(name: str, given: Sequence[str]) -> str:
     """What stands after `--name` on a command line."""
     for token, following in zip(given, [*given[1:], ""], strict=True):
@@ -152,30 +153,3 @@ def typed_value(name: str, given: Sequence[str]) -> str:
         if token.startswith("--") and key.replace("-", "_") == name.replace("-", "_"):
             return value if equals else following
     return ""
-
-
-@contextmanager
-def signals_as_exceptions() -> Iterator[None]:
-    """SIGINT and SIGTERM unwind the stack once, so that the run is closed; more of them cannot cut that short."""
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, signal.SIG_IGN)
-        raise Interrupted(number)
-
-    before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
-    end_with_parent()
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
-def end_with_parent() -> None:
-    """Under `mlflow run`, have Linux send SIGTERM when that process dies, or training would go on unseen.
-
-    Source: prctl(2), PR_SET_PDEATHSIG.
-    """
-    if sys.platform == "linux" and os.environ.get("MLFLOW_RUN_ID"):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -30,8 +30,10 @@ class Console:
         for technique in skipped:
             say(f"left out: {technique.label} ({technique.reason})")
 
-    def ready(self, sizes: dict[str, int], setup_s: float, warmup_s: float) -> None:
+    def ready(self, sizes: dict[str, int], batches: int, steps: int, setup_s: float, warmup_s: float) -> None:
         """Set-up and warm-up are over; the clock of training begins."""
+        if steps > batches:
+            say(f"note: accumulation_steps={steps} is more than an epoch's {batches} batches: one step per epoch")
         self.num_images, self.started_s = sizes["train"], time.monotonic()
         counts = ", ".join(f"{count:,} {name}" for name, count in sizes.items())
         say(f"pictures: {counts}; set-up {setup_s:.1f} s, warm-up {warmup_s:.1f} s")

@@ -36,6 +36,12 @@ class Clock(Protocol):
         """Between two marks; after `synchronize` only."""
 
 
+def stamp_s(clock: Clock) -> float:
+    """Host seconds when the device has done all it was given: the only way this project reads a clock."""
+    clock.synchronize()
+    return clock.now_s()
+
+
 class HostClock:
     """A CPU: what it was given is done when the call returns."""
 
@@ -115,9 +121,8 @@ class EpochMeter:
         reset_host_peak()
         if self.memory is not None:
             self.memory.reset_peak()
-        self.clock.synchronize()
         self.start_joules = self.energy() if self.energy else 0.0
-        self.start_s = self.clock.now_s()
+        self.start_s = stamp_s(self.clock)
         self.marks = [("", self.clock.mark())]
         return self
 
@@ -126,8 +131,7 @@ class EpochMeter:
         self.marks.append((phase, self.clock.mark()))
 
     def __exit__(self, *_: object) -> None:
-        self.clock.synchronize()
-        self.train_s = self.clock.now_s() - self.start_s
+        self.train_s = stamp_s(self.clock) - self.start_s
         self.joules = self.energy() - self.start_joules if self.energy else None
 
     def cost(self, images: int) -> Cost:

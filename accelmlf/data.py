@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def cifar(kind: type[CIFAR10]) -> "DatasetLoader":
 def _torchvision_part(kind: type[CIFAR10], data_dir: Path, *, train: bool) -> Any:
     try:
         return kind(data_dir, train=train, download=True)
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, HTTPException) as error:
         rule = f"{kind.__name__} is not there and cannot be fetched, or fails its checksum ({error})"
         remedy = f"Put {kind.url} (MD5 {kind.tgz_md5}) into {data_dir.resolve()}, or use dataset=digits"
         raise DataError("data_dir", data_dir, rule, remedy) from None

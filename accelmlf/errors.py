@@ -104,5 +104,5 @@ def recognise(error: Exception, batch_size: int) -> Exception:
 
 def one_line(text: str, limit: int = 700) -> str:
     """`text` without line breaks, without the credentials of any URL in it, and not longer than `limit`."""
-    text = re.sub(r"//[^/\s@]+@", "//***@", " ".join(text.split()))
+    text = re.sub(r"//[^/\s]+@", "//***@", " ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

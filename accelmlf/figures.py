@@ -61,8 +61,8 @@ def draw_confusion_matrix(matrix: npt.NDArray[np.int64], class_names: Sequence[s
     figure.colorbar(image, ax=axis, shrink=0.8, label="share of the class")
     axis.set(xlabel="predicted", ylabel="class", title=title)
     if len(class_names) <= MAX_LABELLED_CLASSES:
-        axis.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
-        axis.set_yticks(range(len(class_names)), class_names)
+        axis.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right", parse_math=False)
+        axis.set_yticks(range(len(class_names)), class_names, parse_math=False)
         for row, column in np.ndindex(*matrix.shape):
             if matrix[row, column]:
                 colour = "white" if shares[row, column] > 0.5 else "black"

@@ -11,6 +11,7 @@ from accelmlf.augmentation import PictureTransform
 from accelmlf.batches import DRAWS_PER_PICTURE, Batch, BatchPlan, Selection
 from accelmlf.errors import AccelmlfError, ConfigError
 from accelmlf.pictures import ArraySource, Source
+from accelmlf.signals import ignore_interrupt
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
+        worker_init_fn=ignore_interrupt,
         # Without one of its own a loader draws from the global generator, and with workers it would shift
         # dropout from the second epoch on.
         generator=torch.Generator(),

@@ -19,6 +19,7 @@ from accelmlf.config import pick
 from accelmlf.errors import DataError
 
 MODEL_FILE = "model.safetensors"
+HUB_TIMEOUT_S = 5
 Architecture = dict[str, Any]
 """What, beside the number of classes, is needed to build a network again; written into the file of weights."""
 
@@ -106,16 +107,21 @@ def _fetch(source: str, asked: str) -> Path:
     """The folder with config.json and model.safetensors: `source` itself, or the hub's copy of it."""
     if Path(source).is_dir():
         return Path(source)
-    # The default is to try five times with long waits; a machine without a network should hear it at once.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "15")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+    unreachable: Exception | None = None
     try:
-        hf_hub_download(source, "config.json")
-        return Path(hf_hub_download(source, MODEL_FILE)).parent
+        # A download tries six times, with up to a minute each; a machine without a network should hear it at once.
+        get_hf_file_metadata(hf_hub_url(source, MODEL_FILE), timeout=HUB_TIMEOUT_S)
     except Exception as error:  # the hub's client raises many kinds, some of its HTTP library's
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        unreachable = error
+    try:
+        hf_hub_download(source, "config.json", local_files_only=unreachable is not None)
+        return Path(hf_hub_download(source, MODEL_FILE, local_files_only=unreachable is not None)).parent
+    except Exception as error:
+        lines = str(unreachable or error).splitlines()
+        reason = lines[0] if lines else type(unreachable or error).__name__
         rule = f"{source} is no file or folder here, and the hub did not give it ({reason})"
         remedy = f"Give weights=<folder with config.json and {MODEL_FILE}>, weights=random, or connect to the hub"
         raise DataError("weights", asked, rule, remedy) from None
@@ -194,14 +200,17 @@ def _vit_from_source(folder: Path, num_classes: int) -> tuple[nn.Module, Archite
         folder,
         num_labels=num_classes,
         use_safetensors=True,
-        ignore_mismatched_sizes=True,
+        ignore_mismatched_sizes=True,  # for the head; whatever else does not fit is refused below
         local_files_only=True,
         output_loading_info=True,
+        dtype=torch.float32,  # else a file in half precision makes a network in half precision
     )
     classifier, report = loaded
-    lost = [name for name in report["missing_keys"] if not name.startswith("classifier")]
-    if lost:
-        raise ValueError(f"{len(lost)} parameters are missing, {sorted(lost)[0]} among them")
+    mismatched = {name for name, *_ in report["mismatched_keys"]}
+    wrong = mismatched.union(report["missing_keys"], report["unexpected_keys"])
+    # Without a head of its own a ViT may have a pooler, which classification does not use.
+    if wrong := {name for name in wrong if not name.startswith(("classifier.", "pooler.", "vit.pooler."))}:
+        raise ValueError(f"{len(wrong)} parameters do not fit its config.json, {min(wrong)} among them")
     kept = VIT_FIELDS & classifier.config.to_dict().keys()
     return VisionTransformer(classifier), {name: classifier.config.to_dict()[name] for name in sorted(kept)}
 

@@ -79,14 +79,14 @@ def build_optimizer(
 
 def one_cycle(total_steps: int, _: int) -> list[float]:
     """Cosine rise over the first 30 % and cosine fall; no cycling of momentum (Smith 2018, arXiv 1803.09820)."""
-    rise = max(1, round(ONE_CYCLE_WARM_UP * total_steps))
+    top = max(1.0, ONE_CYCLE_WARM_UP * total_steps - 1)
+    fall = max(1.0, total_steps - 1 - top)
 
     def cosine(start: float, end: float, fraction: float) -> float:
         return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
 
-    fall = max(1, total_steps - 1 - rise)
     return [
-        cosine(ONE_CYCLE_START, 1.0, step / rise) if step < rise else cosine(1.0, ONE_CYCLE_END, (step - rise) / fall)
+        cosine(ONE_CYCLE_START, 1.0, step / top) if step <= top else cosine(1.0, ONE_CYCLE_END, (step - top) / fall)
         for step in range(total_steps)
     ]
 

@@ -159,7 +159,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds: struct.error for some broken EXIF data, for one
         rule = f"the file cannot be read as a picture ({type(error).__name__}: {error})"
         raise DataError("data_dir", path, rule, "Repair or remove that file") from None
 

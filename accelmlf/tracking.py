@@ -111,9 +111,7 @@ class MlflowTracker:
         """An open run; whatever ends the block decides its outcome."""
         with storage_errors():
             prepare_store()
-            if not any(os.environ.get(f"MLFLOW_{key}") for key in ("RUN_ID", "EXPERIMENT_NAME", "EXPERIMENT_ID")):
-                mlflow.set_experiment(EXPERIMENT)
-            info = mlflow.start_run().info
+            info = mlflow.start_run(experiment_id=own_experiment()).info
             tracked = MlflowRun(info.run_id, info.experiment_id)
         try:
             yield tracked
@@ -138,6 +136,16 @@ class MlflowTracker:
             rule = f"that run's {MODEL_FILE} cannot be had ({error})"
             remedy = "Give runs:/<id> of a run with save_model=true in this tracking store"
             raise DataError("weights", weights, rule, remedy) from None
+
+
+def own_experiment() -> str | None:
+    """This project's experiment, unless MLflow's variables name a run or an experiment."""
+    if any(os.environ.get(f"MLFLOW_{key}") for key in ("RUN_ID", "EXPERIMENT_NAME", "EXPERIMENT_ID")):
+        return None
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(EXPERIMENT)
+    experiment_id: str = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+    return experiment_id
 
 
 def close_inherited_run(outcome: str, error: str | None = None) -> None:

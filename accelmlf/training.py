@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from accelmlf.batches import Batch, accumulate
-from accelmlf.costs import EpochMeter
+from accelmlf.costs import EpochMeter, stamp_s
 from accelmlf.errors import AccelmlfError, DivergedError
 from accelmlf.loading import BatchLoader
 from accelmlf.metrics import Quality
@@ -64,9 +64,10 @@ def train_epochs(
     """Train and validate epoch after epoch.
 
     Raises:
-        DivergedError: after an epoch whose training or validation loss is not finite.
+        DivergedError: after an epoch whose training or validation loss is not finite, or in which the gradient
+            scaler skipped every step.
     """
-    elapsed_train_s = 0.0
+    elapsed_train_s, applied_steps = 0.0, 0
     for epoch in range(1, max_epochs + 1):
         work.train.plan.set_epoch(epoch)
         loss_sum = train_epoch(work, accumulation_steps, partial(watch, epoch=epoch))
@@ -74,14 +75,20 @@ def train_epochs(
         elapsed_train_s += cost.train_s
         # The epoch's first read from the device: the clock has stopped.
         train_loss = float(loss_sum) / work.train.plan.num_pictures
-        started_s = work.meter.clock.now_s()
+        started_s = stamp_s(work.meter.clock)
         quality = evaluate(work, work.validation)
-        eval_s = work.meter.clock.now_s() - started_s
+        eval_s = stamp_s(work.meter.clock) - started_s
         if not (math.isfinite(train_loss) and quality.is_finite):
-            rule = f"the loss is not finite in epoch {epoch} (training {train_loss}, validation {quality.loss})"
-            rate = f"{work.schedule.bases[0]:g}"
-            raise DivergedError("learning_rate", rate, rule, "Use a smaller learning_rate, or amp:bf16 for amp:fp16")
+            raise diverged(work, f"the loss is not finite in epoch {epoch} ({train_loss}, validation {quality.loss})")
+        if int(work.schedule.applied_steps) == applied_steps:
+            raise diverged(work, f"no gradient was finite in epoch {epoch}, so every step was skipped")
+        applied_steps = int(work.schedule.applied_steps)
         yield EpochMetrics(epoch, train_loss, work.schedule.learning_rate(), quality, cost, eval_s, elapsed_train_s)
+
+
+def diverged(work: Workload, rule: str) -> DivergedError:
+    rate = f"{work.schedule.bases[0]:g}"
+    return DivergedError("learning_rate", rate, rule, "Use a smaller learning_rate, or amp:bf16 for amp:fp16")
 
 
 def train_epoch(work: Workload, accumulation_steps: int, watch: Callable[[Iterator[Batch]], Iterator[Batch]]) -> Tensor:

@@ -121,10 +121,11 @@ def make_venv(fresh):
     # The Python below an active virtual environment: that one may be the very .venv that is replaced here.
     python = getattr(sys, "_base_executable", sys.executable)
     made = run(python, "-m", "venv", *(["--clear"] if fresh else []), str(VENV))
-    if "ensurepip" in made.stdout or "No module named venv" in made.stdout:
+    if "ensurepip is not" in made.stdout or "No module named venv" in made.stdout:
         fail(f"{sys.executable} has no venv module. Debian and Ubuntu: apt install python3-venv")
     if made.returncode:
-        fail(f"cannot make {VENV}: {last_line(made.stdout)}", 9 if "No space left" in made.stdout else 70)
+        full = shutil.disk_usage(ROOT).free < 2**27
+        fail(f"cannot make {VENV}: {'the disk is full' if full else last_line(made.stdout)}", 9 if full else 70)
 
 
 def pip_install(kind):
@@ -153,7 +154,7 @@ def set_up(kind):
     # When the same packages were complete, all this was there. pip itself does not look for lost files.
     same = stamp is not None and hashes(kind).items() <= stamp["requirements"].items()
     expected = set(stamp["contents"]) if same else set()
-    what = "completing" if VENV.exists() else "making"
+    what = "updating or repairing" if VENV.exists() else "making"
     say(f"{what} .venv; a full installation takes some minutes and 6.5 GiB")
     STAMP.unlink(missing_ok=True)
     problem = ""
@@ -205,10 +206,13 @@ def experiment_id(store, name):
         return None
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
-            query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+            query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
             row = database.execute(query, (name,)).fetchone()
     except sqlite3.Error as error:
         fail(f"MLFLOW_TRACKING_URI={store}: cannot be read ({error}). Try again, or move {path} away", 8)
+    if row and row[1] != "active":
+        undo = f"MLFLOW_TRACKING_URI={store} .venv/bin/mlflow experiments restore -x {row[0]}"
+        fail(f"MLFLOW_EXPERIMENT_NAME={name}: that experiment was deleted. To restore it: {undo}", 8)
     return row and row[0]
 
 
@@ -242,7 +246,9 @@ def print_experiment():
     print(found, store)
 
 
-def main(kind, *command):
+def main(kind="", *command):
+    if kind not in {"experiment", *REQUIREMENTS}:
+        sys.exit(__doc__)
     os.chdir(ROOT)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if kind == "experiment":

@@ -1,0 +1,52 @@
+"""SIGINT and SIGTERM as exceptions, so that whatever a run holds open is closed. Standard library only."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from accelmlf.errors import Interrupted
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+def hold() -> None:
+    """Keep signals waiting while modules are imported: an import that is cut in half cannot be repeated."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
+@contextmanager
+def as_exceptions() -> Iterator[None]:
+    """The first signal (one that was held included) unwinds the stack; further ones cannot cut that short."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        for name in ENDING:
+            signal.signal(name, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    before = {name: signal.signal(name, interrupt) for name in ENDING}
+    _end_with_parent()
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        yield
+    finally:
+        for name, handler in before.items():
+            if signal.getsignal(name) is interrupt:  # else the process is on its way out
+                signal.signal(name, handler)
+
+
+def ignore_interrupt(*_: object) -> None:
+    """For loader processes: Ctrl-C reaches the whole group, and the parent is the one that ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_parent() -> None:
+    """Under `mlflow run`, have Linux send SIGTERM when that process dies, or training would go on unseen.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    if sys.platform == "linux" and os.environ.get("MLFLOW_RUN_ID"):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,0 +1,49 @@
+"""What every test may count on: one thread, no network, a tracking store of its own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in [name for name in os.environ if name.startswith("MLFLOW_") and name.endswith(("_ID", "_NAME", "_URI"))]:
+    del os.environ[name]
+
+import mlflow
+import torch
+
+from accelmlf.models import MODELS
+from tests.makers import add_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors gain nothing from more."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_model() -> Iterator[None]:
+    """The tiny network as a row of MODELS."""
+    add_tiny_model()
+    yield
+    del MODELS["tiny"]
+
+
+@pytest.fixture(scope="session")
+def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A real sqlite store, created once: its tables take seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def store(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+    """The store as the one that runs are tracked in; artifacts go to the test's folder."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(store_uri)
+    yield mlflow.MlflowClient(store_uri)
+    if mlflow.active_run():
+        mlflow.end_run()

@@ -1,0 +1,171 @@
+"""The command line, MLproject and RunConfig say the same; whatever is wrong is one line and the contract's code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from accelmlf.cli import MODEL_ENTRY_POINTS, SWITCHES, entry_points, main
+from accelmlf.config import settable_fields
+from accelmlf.models import MODELS
+from accelmlf.recipes import resolve
+from accelmlf.techniques import TECHNIQUES
+
+ROOT = Path(__file__).parents[1]
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+
+
+def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_every_model_has_an_entry_point() -> None:
+    assert set(MODEL_ENTRY_POINTS) == set(MODELS)
+    assert set(entry_points().commands) == set(PROJECT) == {"main", *MODEL_ENTRY_POINTS}
+
+
+@pytest.mark.parametrize("entry_point", PROJECT)
+def test_mlproject_declares_what_the_command_line_has(entry_point: str) -> None:
+    flags = {parameter.name for parameter in entry_points().commands[entry_point].params}
+    hidden = set() if entry_point == "main" else {"model"}
+    assert flags == set(settable_fields()) - hidden | set(SWITCHES)
+    declared = PROJECT[entry_point]["parameters"]
+    assert set(declared) <= flags
+    command = PROJECT[entry_point]["command"]
+    assert command.startswith(f"python -m accelmlf {entry_point} ")
+    assert {f"--{name} {{{name}}}" for name in declared} <= set(
+        " ".join(pair) for pair in zip(command.split(), command.split()[1:], strict=False)
+    )
+    assert "'" not in command and '"' not in command
+
+
+@pytest.mark.parametrize("entry_point", PROJECT)
+def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: str) -> None:
+    declared = {name: spec["default"] for name, spec in PROJECT[entry_point]["parameters"].items()}
+    model = declared.pop("model", entry_point)
+    texts = resolve({"model": model}).as_texts()
+    assert declared == {name: texts[name] for name in declared}
+    recipe_decides = {name for name, field in settable_fields().items() if "recipe" in field.metadata["default_text"]}
+    assert not recipe_decides & declared.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["resnet50", "--epochs", "0"], "epochs=0: outside its range. Give a whole number of at least 1"),
+        (["resnet50", "--epochs", "-3"], "epochs=-3: outside its range"),
+        (["resnet50", "--epochs", "two"], "epochs=two: not a whole number"),
+        (["resnet50", "--epochs", "1.5"], "epochs=1.5: not a whole number"),
+        (["resnet50", "--batch_size", "0"], "batch_size=0: outside its range"),
+        (["resnet50", "--accumulation_steps", "0"], "accumulation_steps=0: outside its range"),
+        (["resnet50", "--learning_rate", "nan"], "learning_rate=nan: outside its range"),
+        (["resnet50", "--learning_rate", "0"], "learning_rate=0: outside its range"),
+        (["resnet50", "--learning_rate", "inf"], "learning_rate=inf: outside its range"),
+        (["resnet50", "--target_accuracy", "1.01"], "target_accuracy=1.01: outside its range"),
+        (["resnet50", "--target_accuracy", "96%"], "target_accuracy=96%: not a number"),
+        (["resnet50", "--seed", "-1"], "seed=-1: outside its range"),
+        (["resnet50", "--train_images", "some"], "train_images=some: not a whole number"),
+        (["resnet50", "--tuned", "maybe"], "tuned=maybe: neither true nor false. Use one of true, yes, on, 1"),
+        (["resnet50", "--dataset", "cifar11"], "dataset=cifar11: unknown dataset. Did you mean cifar10"),
+        (["resnet50", "--pipeline", "Stream"], "pipeline=Stream: unknown pipeline. Did you mean stream?"),
+        (["resnet50", "--validation", "train"], "validation=train: unknown validation. Known: split, test"),
+        (["resnet50", "--weights", ""], "weights=: empty"),
+        (["main", "--model", "resnet"], "model=resnet: unknown model. Did you mean resnet50?"),
+        (["main"], "model=none: a run needs a model. Give resnet50"),
+        (["resnet50", "--batchsize", "32"], "batchsize=32: there is no such setting. Did you mean batch_size?"),
+        (["resnet50", "--tunedd=1"], "tunedd=1: there is no such setting. Did you mean tuned?"),
+        (["resnet50", "--optimizer", "sgd"], "optimizer=sgd: there is no such setting"),
+        (["resnet50", "--epochs"], "Option '--epochs' requires an argument"),
+        (["resnet50", "--epochs", "3", "--epochs", "4"], "epochs=3: given twice"),
+        (["resnet50", "tuned"], "Got unexpected extra argument"),
+        (["resnet"], "entry_point=resnet: there is no such entry point. Did you mean resnet50?"),
+        (["train"], "entry_point=train: there is no such entry point"),
+        ([], "entry_point=none: there is no such entry point. Known: main"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    code, out, err = run_cli(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("accelmlf: error: ") and err.count("\n") == 1
+    assert says in err
+
+
+@pytest.mark.parametrize("spelling", ["--dry_run", "--dry-run", "--dry_run=TRUE"])
+def test_a_dry_run_prints_settings_and_techniques_and_trains_nothing(
+    capsys: pytest.CaptureFixture[str], spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run_cli(capsys, "vit", "--tuned", spelling, "--batch-size", "24", "--device", "cpu")
+    assert code == 0
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    assert lines["batch_size"] == "24"
+    assert lines["tuned"] == "true"
+    for word in TECHNIQUES:
+        assert word in out
+    assert "not available: it needs CUDA" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dashes_and_underscores_mean_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    _, dashes, _ = run_cli(capsys, "resnet50", "--dry-run", "--train-images", "100")
+    _, underscores, _ = run_cli(capsys, "resnet50", "--dry_run", "--train_images", "100")
+    _, other, _ = run_cli(capsys, "resnet50", "--dry_run", "--train_images", "101")
+    assert dashes == underscores != other
+
+
+def test_the_help_of_an_entry_point_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run_cli(capsys, "main", "--help")
+    assert code == 0
+    for name in settable_fields():
+        assert f"--{name} " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--techniques", "pin_memory"], 5, "techniques=pin_memory: this device cannot run it: it needs CUDA"),
+        (["--techniques", "amp,apm"], 2, "techniques=amp,apm: unknown techniques. Did you mean amp?"),
+        (["--device", "gpu"], 2, "device=gpu: not a device"),
+        (["--device", "cuda:7"], 5, "device=cuda:7: torch"),
+        (["--dataset", "folder"], 3, "data_dir=data: there is no folder"),
+        (["--weights", "./nowhere.safetensors"], 3, "weights=./nowhere.safetensors"),
+        (["--weights", "pretrained"], 3, "weights=pretrained: timm/resnet50.tv_in1k is no file or folder here"),
+        (["--train_images", "5"], 3, "train_images=5: cannot be drawn"),
+        (["--batch_size", "1"], 2, "batch_size=1: the BatchNorm of resnet50"),
+    ],
+)
+def test_what_only_the_machine_can_tell_is_one_line_and_its_code(
+    store: object, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str
+) -> None:
+    ended, _, err = run_cli(capsys, "resnet50", "--device", "cpu", *arguments) if "--device" not in arguments else (
+        run_cli(capsys, "resnet50", *arguments)
+    )  # fmt: skip
+    lines = [line for line in err.splitlines() if line.startswith("accelmlf: error: ")]
+    assert (ended, len(lines)) == (code, 1)
+    assert says in lines[0]
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(store: object, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = run_cli(capsys, "resnet50", "--device", "cuda:7", "--debug")
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("accelmlf: error: device=cuda:7")
+
+
+def test_a_broken_environment_says_how_to_mend_it(tmp_path: Path) -> None:
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow" / "__init__.py").write_text("from mlflow_that_is_gone import nothing\n")
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "accelmlf", "resnet50"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 70
+    assert ended.stderr.startswith("accelmlf: error: environment=")
+    assert "Run scripts/run again" in ended.stderr
+    assert ended.stderr.count("\n") == 1
