@@ -45,14 +45,15 @@ def run_experiment(config: RunConfig, tracker: Tracker, *, started_s: float = PR
             setup_ended_s = time.monotonic()
             warm_up(work)
             ready_s = time.monotonic()
-            console.ready(splits.sizes(), setup_ended_s - started_s, ready_s - setup_ended_s)
+            batches, steps = len(work.train.plan), config.accumulation_steps
+            console.ready(splits.sizes(), batches, steps, setup_ended_s - started_s, ready_s - setup_ended_s)
 
             epochs: list[EpochMetrics] = []
             wall_to_target_s: float | None = None
             for epoch in train_epochs(
                 work,
                 max_epochs=config.epochs,
-                accumulation_steps=config.accumulation_steps,
+                accumulation_steps=steps,
                 watch=console.watch,
             ):
                 epochs.append(epoch)

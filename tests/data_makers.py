@@ -109,14 +109,19 @@ def make_cifar(kind: type[CIFAR10], home: Path, *, replaced: Mapping[str, bytes]
     return type(f"Small{kind.__name__}", (kind,), members)
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """The files of a folder over HTTP; the URL of the folder."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
+    """The files of a folder over HTTP, with the headers by which a hub tells its files apart; the folder's URL."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+        def end_headers(self) -> None:
+            self.send_header("ETag", f'"{md5(self.path.encode())}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            super().end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"

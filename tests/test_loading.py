@@ -23,12 +23,16 @@ WAYS = {
 EVERY_WAY = pytest.mark.parametrize("way", WAYS)
 
 
+def files_in(folder: Path, side: int) -> FileSource:
+    paths = [folder / f"picture {number}.png" for number in range(COUNT)]
+    for number, path in enumerate(paths):
+        random_image(side, seed=number).save(path)
+    return FileSource(paths, torch.arange(COUNT), SIZE)
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> FileSource:
-    paths = [tmp_path / f"picture {number}.png" for number in range(COUNT)]
-    for number, path in enumerate(paths):
-        random_image(18, seed=number).save(path)
-    return FileSource(paths, torch.arange(COUNT), SIZE)
+    return files_in(tmp_path, side=18)
 
 
 def loader_of(
@@ -70,8 +74,10 @@ def test_order_and_pixels_are_the_same_in_every_way_over_two_epochs(source: File
     assert labels_of(found) != labels_of(epoch_of(plain, 1))
 
 
+@pytest.mark.parametrize("side", [8, 12, 18])
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_both_pipelines_augment_alike_and_another_seed_does_not(source: FileSource, augmentation: str) -> None:
+def test_both_pipelines_augment_alike_and_another_seed_does_not(tmp_path: Path, augmentation: str, side: int) -> None:
+    source = files_in(tmp_path, side)
     held, streamed, reseeded = (
         pictures_of(epoch_of(loader_of(source, way, seed=seed, augmentation=augmentation), 1))
         for way, seed in (("memory", 0), ("stream", 0), ("memory", 1))
