@@ -76,9 +76,9 @@ class ResidentPictures:
     def __iter__(self) -> Iterator[Batch]:
         if self.plan.is_empty:
             return
-        order = self.plan.order().to(self.device)
+        order = self.plan.order().to(self.device, non_blocking=True)
         table = self.plan.draws()
-        draws = None if table is None else table.to(self.device)
+        draws = None if table is None else table.to(self.device, non_blocking=True)
         for indices in torch.split(order, self.plan.sizes):
             chosen: Tensor | None = None if draws is None else draws[indices]
             yield Batch(self.pictures[indices], self.labels[indices], chosen)

@@ -48,7 +48,7 @@ class Schedule:
             return
         if not isinstance(self.applied_steps, Tensor):
             self.applied_steps = torch.full((1,), self.applied_steps, device=found_inf.device)
-            self._table = torch.tensor(self.factors, dtype=torch.float32).to(found_inf.device)
+            self._table = torch.tensor(self.factors, dtype=torch.float32).to(found_inf.device, non_blocking=True)
         self.applied_steps = self.applied_steps + (1 - found_inf.to(torch.int64))
         # index_select, because indexing by a single value would read it from the device.
         self._set_rates(self._table.index_select(0, self.applied_steps.clamp(max=last)).squeeze(0))

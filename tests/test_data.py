@@ -4,7 +4,6 @@ import shutil
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ EVERY_KIND = pytest.mark.parametrize("name", KINDS)
 
 
 def load(dataset: str, data_dir: Path, **options: Any) -> Splits:
-    usual = {"image_size": 16, "validation": "split", "train_images": None, "in_memory": True}
+    usual: dict[str, Any] = {"image_size": 16, "validation": "split", "train_images": None, "in_memory": True}
     return load_splits(dataset, str(data_dir), **(usual | options))
 
 
@@ -47,9 +46,9 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def use_kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def use_kind(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a class of torchvision's the one that a row of DATASETS reads."""
-    yield lambda name, kind: monkeypatch.setitem(DATASETS, name, cifar(kind))
+    return lambda name, kind: monkeypatch.setitem(DATASETS, name, cifar(kind))
 
 
 # digits
@@ -66,7 +65,7 @@ def test_the_digits_are_1078_for_training_359_for_validation_and_360_for_test(tm
 def test_the_digits_are_grey_8_by_8_and_use_the_whole_range(tmp_path: Path) -> None:
     pictures = load("digits", tmp_path).train.in_memory().pictures
     assert (pictures.shape[1:], pictures.dtype) == ((3, 8, 8), torch.uint8)
-    assert (pictures.min(), pictures.max()) == (0, 255)
+    assert (int(pictures.min()), int(pictures.max())) == (0, 255)
     assert torch.equal(pictures[:, 0], pictures[:, 2])
 
 
@@ -103,7 +102,9 @@ def test_train_images_limits_training_and_validation_together_and_leaves_the_tes
     assert load("digits", tmp_path, train_images=1437).digest == load("digits", tmp_path).digest
 
 
-@pytest.mark.parametrize(("number", "words"), [(1438, "the set has 1437"), (9, "cannot be drawn"), (2, "cannot be drawn")])
+@pytest.mark.parametrize(
+    ("number", "words"), [(1438, "the set has 1437"), (9, "cannot be drawn"), (2, "cannot be drawn")]
+)
 def test_train_images_that_cannot_be_had_are_refused(tmp_path: Path, number: int, words: str) -> None:
     with pytest.raises(DataError, match=f"train_images={number}: .*{words}"):
         load("digits", tmp_path, train_images=number)
@@ -246,7 +247,7 @@ def test_a_set_that_does_not_fit_is_refused_before_a_picture_is_decoded(tmp_path
     bytes_of_one = 3 * 9000**2
     for number in range(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // bytes_of_one):
         (large.parent / f"copy{number}.png").hardlink_to(large)
-    with pytest.raises(DataError, match="pipeline=memory.*Use pipeline=stream"):
+    with pytest.raises(DataError, match=r"pipeline=memory.*Use pipeline=stream"):
         load("folder", tmp_path, image_size=9000, validation="test")
     streamed = load("folder", tmp_path, image_size=9000, validation="test", in_memory=False)
     with pytest.raises(DataError, match=r"000\.png: the file cannot be read"):
@@ -402,7 +403,7 @@ def test_a_download_that_ends_early_is_an_error_soon(
 def test_a_data_dir_that_is_a_file_is_refused(tmp_path: Path, name: str, inside: bool) -> None:
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(DataError, match="data_dir=.*a file, not a folder"):
+    with pytest.raises(DataError, match=r"data_dir=.*a file, not a folder"):
         load(name, file / "deeper" if inside else file)
 
 

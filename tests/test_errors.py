@@ -21,7 +21,7 @@ EXIT_CODES = {
     "TrackingError": 8,
     "DiskError": 9,
 }
-KINDS = [AccelmlfError, *AccelmlfError.__subclasses__()]
+KINDS: list[type[AccelmlfError]] = [AccelmlfError, *AccelmlfError.__subclasses__()]
 TOO_MANY_BYTES = 2**55
 
 
@@ -41,9 +41,7 @@ def test_an_error_is_one_line_with_one_full_stop_after_the_rule() -> None:
     assert str(AccelmlfError("a", "b", "first\n  second.", "Third")) == "a=b: first second. Third"
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "name"), [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")]
-)
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")])
 def test_a_signal_has_the_exit_code_that_shells_give_it(number: int, code: int, name: str) -> None:
     assert Interrupted(number).exit_code == code
     assert name in str(Interrupted(number))
@@ -93,9 +91,8 @@ def test_the_words_of_memory_running_out_lead_to_their_remedy(text: str, remedy:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
 def test_a_full_disk_is_recognised() -> None:
-    with pytest.raises(OSError, match="No space left") as caught, Path("/dev/full").open("w") as file:
-        file.write("x")
-        file.flush()
+    with pytest.raises(OSError, match="No space left") as caught:
+        Path("/dev/full").write_text("x")
     assert isinstance(recognise(caught.value, batch_size=8), DiskError)
 
 
