@@ -45,6 +45,11 @@ def resize(pictures: Tensor, size: int) -> Tensor:
     return resized.clamp(0, 1)
 
 
+def unchanged(pictures: Tensor, _: Tensor, size: int) -> Tensor:
+    """No augmentation; a function with a name, because it travels to loader processes."""
+    return resize(pictures, size)
+
+
 def crop_flip(pictures: Tensor, draws: Tensor, size: int, *, flip: bool = True) -> Tensor:
     """Random crop after reflect-padding by an eighth of the side (4 of 32 pixels), and a horizontal flip.
 
@@ -117,7 +122,7 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "none": lambda pictures, _, size: resize(pictures, size),
+    "none": unchanged,
     "crop_flip": crop_flip,
     "affine_flip": partial(affine, degrees=2, translate=0.02, scale=0.02, shear=2, flip=True),
     "resized_crop_flip": resized_crop_flip,

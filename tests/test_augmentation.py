@@ -1,4 +1,5 @@
 import math
+import pickle
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelmlf.batches import DRAWS_PER_PICTURE
 from tests.data_makers import smooth_pictures
 
 EVERY_AUGMENTATION = pytest.mark.parametrize("name", AUGMENTATIONS)
+RANDOM_ONES = pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "none"])
 STORED_SIDES = pytest.mark.parametrize("side", [8, 16, 24])
 SIZE = 16
 UNCHANGED = [0.5] * DRAWS_PER_PICTURE
@@ -48,9 +50,9 @@ def test_every_augmentation_gives_pictures_of_the_size_asked_for_within_0_and_1(
 
 
 @STORED_SIDES
-@pytest.mark.parametrize("name", [*AUGMENTATIONS, "none"])
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, "evaluation"])
 def test_a_picture_has_the_same_pixels_alone_and_in_a_batch(name: str, side: int) -> None:
-    augmented = name != "none"
+    augmented = name != "evaluation"
     transform = PictureTransform(AUGMENTATIONS[name if augmented else "shift"], SIZE, "imagenet")
     pictures, draws = noise(7, side), random_draws(7) if augmented else None
     batched = transform(pictures, draws)
@@ -60,6 +62,14 @@ def test_a_picture_has_the_same_pixels_alone_and_in_a_batch(name: str, side: int
 
 
 @EVERY_AUGMENTATION
+def test_an_augmentation_can_travel_to_a_loader_process(name: str) -> None:
+    pictures, draws = noise(3, SIZE), random_draws(3)
+    arrived = pickle.loads(pickle.dumps(PictureTransform(AUGMENTATIONS[name], SIZE, "half")))
+    assert torch.equal(arrived(pictures, draws), PictureTransform(AUGMENTATIONS[name], SIZE, "half")(pictures, draws))
+    assert not torch.equal(arrived(pictures, draws), arrived(pictures.flip(0), draws))
+
+
+@RANDOM_ONES
 def test_the_same_draws_give_the_same_pixels_and_others_do_not(name: str) -> None:
     pictures = noise(1, SIZE).expand(4, -1, -1, -1)
     seen = AUGMENTATIONS[name](pictures, random_draws(4), SIZE)
@@ -68,7 +78,14 @@ def test_the_same_draws_give_the_same_pixels_and_others_do_not(name: str) -> Non
     assert len({picture.numpy().tobytes() for picture in seen}) == 4
 
 
-@EVERY_AUGMENTATION
+def test_no_augmentation_is_what_an_evaluation_sees() -> None:
+    transform = PictureTransform(AUGMENTATIONS["none"], SIZE, "half")
+    pictures = noise(3, 24)
+    assert torch.equal(transform(pictures, random_draws(3)), transform(pictures, None))
+    assert not torch.equal(transform(pictures, None), transform(pictures.flip(0), None))
+
+
+@RANDOM_ONES
 def test_an_augmentation_in_the_middle_of_its_range_changes_nothing(name: str) -> None:
     pictures = noise(2, SIZE)
     neutral = WHOLE_PICTURE if name == "resized_crop_flip" else UNCHANGED
