@@ -126,8 +126,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop_flip": crop_flip,
     "affine_flip": partial(affine, degrees=2, translate=0.02, scale=0.02, shear=2, flip=True),
     "resized_crop_flip": resized_crop_flip,
-    "shift": partial(crop_flip, flip=False),
-    "small_affine": partial(affine, degrees=8, translate=0.05, scale=0.1, shear=0, flip=False),
+    "slight_affine": partial(affine, degrees=5, translate=0.03, scale=0.06, shear=0, flip=False),
 }
 
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {

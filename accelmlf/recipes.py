@@ -124,35 +124,35 @@ VIT_CIFAR10_RANDOM = replace(
 RESNET50_DIGITS = Recipe(
     weights="random",
     image_size=8,
-    epochs=12,
+    epochs=10,
     optimizer="adamw",
-    learning_rate=2e-3,
+    learning_rate=3e-3,
     weight_decay=0.01,
     schedule="one_cycle",
-    augmentation="shift",
-    normalisation="half",
+    augmentation="slight_affine",
+    normalisation="digits",
     target_accuracy=0.90,
     untuned=Arm(batch_size=32),
-    tuned=Arm(batch_size=16, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
+    tuned=Arm(batch_size=32, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
 )
+EFFICIENTNET_DIGITS = replace(
+    RESNET50_DIGITS, image_size=32, epochs=14, learning_rate=8e-3, weight_decay=0.05, augmentation="none"
+)
+VIT_DIGITS = replace(RESNET50_DIGITS, epochs=40, learning_rate=1e-3, weight_decay=0.05, clip_norm=1.0)
 
 # (model, data set, where the weights come from: "pretrained" stands for any that are not random)
 RECIPES: dict[tuple[str, str, str], Recipe] = {
     ("resnet50", "digits", "random"): RESNET50_DIGITS,
     ("resnet50", "cifar10", "random"): RESNET50_CIFAR10,
     ("resnet50", "cifar100", "random"): replace(RESNET50_CIFAR10, normalisation="cifar100", target_accuracy=0.60),
-    ("efficientnet_b0", "digits", "random"): replace(
-        RESNET50_DIGITS, image_size=32, epochs=12, learning_rate=3e-3, augmentation="small_affine"
-    ),
+    ("efficientnet_b0", "digits", "random"): EFFICIENTNET_DIGITS,
     ("efficientnet_b0", "cifar10", "pretrained"): EFFICIENTNET_CIFAR10,
     ("efficientnet_b0", "cifar10", "random"): EFFICIENTNET_CIFAR10_RANDOM,
     ("efficientnet_b0", "cifar100", "pretrained"): replace(EFFICIENTNET_CIFAR10, target_accuracy=0.70),
     ("efficientnet_b0", "cifar100", "random"): replace(
         EFFICIENTNET_CIFAR10_RANDOM, normalisation="cifar100", target_accuracy=0.30
     ),
-    ("vit", "digits", "random"): replace(
-        RESNET50_DIGITS, image_size=16, epochs=25, clip_norm=1.0, augmentation="small_affine"
-    ),
+    ("vit", "digits", "random"): VIT_DIGITS,
     ("vit", "cifar10", "pretrained"): VIT_CIFAR10,
     ("vit", "cifar10", "random"): VIT_CIFAR10_RANDOM,
     ("vit", "cifar100", "pretrained"): replace(
