@@ -4,5 +4,5 @@ import time
 
 __version__ = "0.1.0"
 
-PROCESS_STARTED_S = time.monotonic()
-"""Monotonic clock when the package was first imported: where the wall-clock figures of a run begin."""
+PROCESS_STARTED_S = time.perf_counter()
+"""time.perf_counter when the package was first imported: where the wall-clock figures of a run begin."""

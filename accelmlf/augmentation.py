@@ -50,7 +50,7 @@ def unchanged(pictures: Tensor, _: Tensor, size: int) -> Tensor:
     return resize(pictures, size)
 
 
-def crop_flip(pictures: Tensor, draws: Tensor, size: int, *, flip: bool = True) -> Tensor:
+def crop_flip(pictures: Tensor, draws: Tensor, size: int) -> Tensor:
     """Random crop after reflect-padding by an eighth of the side (4 of 32 pixels), and a horizontal flip.
 
     One gather with reflected indices: no padded copy, and on uint8 where no resizing is needed.
@@ -62,8 +62,7 @@ def crop_flip(pictures: Tensor, draws: Tensor, size: int, *, flip: bool = True) 
     offsets = (draws[:, :2] * (2 * padding + 1)).long() - padding
     rows = _reflect(steps + offsets[:, :1], size)
     columns = _reflect(steps + offsets[:, 1:], size)
-    if flip:
-        columns = torch.where(draws[:, 2:3] < 0.5, columns.flip(1), columns)
+    columns = torch.where(draws[:, 2:3] < 0.5, columns.flip(1), columns)
     picture = torch.arange(len(pictures), device=pictures.device).view(-1, 1, 1, 1)
     channel = torch.arange(pictures.shape[1], device=pictures.device).view(1, -1, 1, 1)
     return pictures[picture, channel, rows[:, None, :, None], columns[:, None, None, :]].float() / 255

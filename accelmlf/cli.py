@@ -1,5 +1,6 @@
 """The command line: one command per entry point of MLproject, its flags read off RunConfig."""
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -7,10 +8,10 @@ from typing import Any, NoReturn
 
 import click
 
-from accelmlf import signals
+from accelmlf import PROCESS_STARTED_S, signals
 from accelmlf.config import RunConfig, field_help, parse_bool, parse_setting, settable_fields, suggest
 from accelmlf.environment import pick_device
-from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, one_line
+from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, one_line, redact
 from accelmlf.experiment import run_experiment, settle
 from accelmlf.recipes import resolve
 from accelmlf.techniques import TECHNIQUES
@@ -26,33 +27,38 @@ INTERNAL_ERROR = 70
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the contract's code; an error is one line on standard error."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    try:
-        with signals.as_exceptions():
-            refuse_repeats(given)
-            entry_points().main(given, prog_name="python -m accelmlf", standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as exit_:
-        code = exit_.exit_code
-    except (Interrupted, AccelmlfError) as error:
-        code = report(error, str(error), error.exit_code, debug)
-    except click.UsageError as error:
-        usage = usage_error(error, given)
-        code = report(usage, str(usage), usage.exit_code, debug)
-    except Exception as error:
-        line = f"internal={type(error).__name__}: {error}. Run again with --debug and report it"
-        code = report(error, line, INTERNAL_ERROR, debug)
+    with signals.as_exceptions():
+        code = exit_code(list(sys.argv[1:] if arguments is None else arguments))
     sys.exit(code)
 
 
-def report(error: BaseException, line: str, exit_code: int, debug: bool) -> int:
+def exit_code(given: list[str]) -> int:
+    """Run the command line; any error is reported and becomes its code."""
+    debug = any(re.fullmatch("--debug(=(true|yes|on|1))?", token, re.IGNORECASE) for token in given)
+    try:
+        refuse_repeats(given)
+        entry_points().main(given, prog_name="python -m accelmlf", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except (Interrupted, AccelmlfError) as error:
+        return report(error, str(error), error.exit_code, debug)
+    except click.UsageError as error:
+        usage = usage_error(error, given)
+        return report(usage, str(usage), usage.exit_code, debug)
+    except Exception as error:
+        line = f"internal={type(error).__name__}: {error}. Run again with --debug and report it"
+        return report(error, line, INTERNAL_ERROR, debug)
+    return 0
+
+
+def report(error: BaseException, line: str, code: int, debug: bool) -> int:
     """One line on standard error, under its traceback when that was asked for; no run is left open."""
+    signals.ignore_from_now_on()
     if debug:
-        traceback.print_exc()
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
     print(f"accelmlf: error: {one_line(line)}", file=sys.stderr, flush=True)
     close_inherited_run(getattr(error, "outcome", "failed"), line)
-    return exit_code
+    return code
 
 
 def entry_points() -> click.Group:
@@ -92,7 +98,7 @@ def run_callback(model: str | None) -> Callable[..., None]:
     """What a training command does with the texts it was given."""
 
     def run(dry_run: str | None, debug: str | None, **texts: str | None) -> None:
-        del debug  # main reads it before anything can fail
+        del debug  # exit_code reads it before anything can fail
         if model is not None:
             texts["model"] = model
         given = {name: parse_setting(name, text) for name, text in texts.items() if text is not None}
@@ -101,7 +107,7 @@ def run_callback(model: str | None) -> Callable[..., None]:
             print_plan(config)
             close_inherited_run("completed")
         else:
-            run_experiment(config, MlflowTracker())
+            run_experiment(config, MlflowTracker(), started_s=PROCESS_STARTED_S)
 
     return run
 

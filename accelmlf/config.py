@@ -63,11 +63,11 @@ class RunConfig:
     """memory: pictures held once as uint8, augmented in batches on the device; stream: decoded per picture."""
     techniques: str = from_recipe("as tuned says")
     """Comma list such as amp:bf16,pin_memory,channels_last; none; replaces the list that tuned sets."""
-    accumulation_steps: int = from_recipe("as tuned says", at_least=1)
+    accumulation_steps: int = from_recipe("as tuned says", at_least=1, at_most=2**20)
     """Micro-batches per optimizer step."""
-    batch_size: int = from_recipe(at_least=1)
+    batch_size: int = from_recipe(at_least=1, at_most=2**20)
     """Pictures per forward/backward pass; times accumulation_steps it is the effective batch size."""
-    epochs: int = from_recipe(at_least=1)
+    epochs: int = from_recipe(at_least=1, at_most=100_000)
     """Passes over the training pictures."""
     learning_rate: float = from_recipe("recipe, following the effective batch size", above=0, at_most=100)
     """Peak learning rate."""
@@ -107,7 +107,8 @@ class RunConfig:
 
     def as_texts(self) -> dict[str, str]:
         """Every resolved setting and the effective batch size as text, the same however a run was started."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(self) if field.name != "techniques_given"]
+        values = {name: getattr(self, name) for name in names}
         values["effective_batch_size"] = self.effective_batch_size
         return {name: as_text(name, value) for name, value in values.items()}
 

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -10,15 +11,16 @@ from accelmlf.batches import Batch
 from accelmlf.config import RunConfig
 from accelmlf.records import MAX_OTHER_SHARE, EpochMetrics, RunSummary
 from accelmlf.stack import Skipped
+from accelmlf.training import Workload
 
 
 class Console:
     """Progress of one run on standard output (the bar on standard error, where tqdm draws it)."""
 
     def __init__(self) -> None:
-        self.started_s = time.monotonic()
+        self.started_s = time.perf_counter()
         self.num_images = self.num_epochs = 0
-        self.last_loss: float | None = None
+        self.bar: tqdm[Any] = tqdm(disable=True)
 
     def opening(self, config: RunConfig, skipped: Sequence[Skipped]) -> None:
         """What is about to run, and what of it this device cannot do."""
@@ -30,36 +32,52 @@ class Console:
         for technique in skipped:
             say(f"left out: {technique.label} ({technique.reason})")
 
-    def ready(self, sizes: dict[str, int], batches: int, steps: int, setup_s: float, warmup_s: float) -> None:
+    def ready(self, work: Workload, sizes: dict[str, int], steps: int, setup_s: float, warmup_s: float) -> None:
         """Set-up and warm-up are over; the clock of training begins."""
+        self.num_images, self.started_s = sizes["train"], time.perf_counter()
+        batches = len(work.train.plan)
         if steps > batches:
             say(f"note: accumulation_steps={steps} is more than an epoch's {batches} batches: one step per epoch")
-        self.num_images, self.started_s = sizes["train"], time.monotonic()
         counts = ", ".join(f"{count:,} {name}" for name, count in sizes.items())
         say(f"pictures: {counts}; set-up {setup_s:.1f} s, warm-up {warmup_s:.1f} s")
+        self.bar = self._bar(1, "")
 
     def watch(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, with a bar on a terminal. It counts what the host has handed over."""
-        loss = None if self.last_loss is None else f"loss {self.last_loss:.4f}"
-        with tqdm(
-            desc=f"epoch {epoch}/{self.num_epochs}", total=self.num_images, unit=" images", unit_scale=True,
-            leave=False, disable=None, postfix=loss, dynamic_ncols=True,
-        ) as bar:  # fmt: skip
-            for batch in batches:
-                yield batch
-                bar.update(len(batch.labels))
+        """The batches of an epoch, counted as the host hands them over. The bar was drawn off the clock."""
+        del epoch
+        for batch in batches:
+            yield batch
+            self.bar.update(len(batch.labels))
 
     def epoch(self, epoch: EpochMetrics) -> None:
-        """One line for a finished epoch."""
-        self.last_loss = epoch.train_loss
+        """One line for a finished epoch, and the bar of the next."""
+        self.bar.close()
         cost, quality = epoch.cost, epoch.quality
-        left_s = (time.monotonic() - self.started_s) / epoch.epoch * (self.num_epochs - epoch.epoch)
+        left_s = (time.perf_counter() - self.started_s) / epoch.epoch * (self.num_epochs - epoch.epoch)
         say(
             f"epoch {epoch.epoch:>{len(str(self.num_epochs))}}/{self.num_epochs}  loss {epoch.train_loss:.4f}  "
             f"validation accuracy {quality.accuracy:.4f} F1 {quality.f1_macro:.4f}  "
             f"{cost.train_s:.2f} s ({phase_shares(cost.phases_s, cost.train_s)})  "
             f"{cost.images_per_s:,.0f} images/s  left {tqdm.format_interval(left_s)}"
         )
+        if epoch.epoch < self.num_epochs:
+            self.bar = self._bar(epoch.epoch + 1, f"loss {epoch.train_loss:.4f}")
+
+    def _bar(self, epoch: int, last_loss: str) -> "tqdm[Any]":
+        return tqdm(
+            desc=f"epoch {epoch}/{self.num_epochs}",
+            total=self.num_images,
+            unit=" images",
+            unit_scale=True,
+            leave=False,
+            disable=None,
+            postfix=last_loss,
+            dynamic_ncols=True,
+        )
+
+    def stop(self) -> None:
+        """Take the bar away, whatever ended the run."""
+        self.bar.close()
 
     def closing(self, config: RunConfig, epochs: Sequence[EpochMetrics], summary: RunSummary, url: str | None) -> None:
         """The final table, and where the charts are."""

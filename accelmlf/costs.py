@@ -37,7 +37,7 @@ class Clock(Protocol):
 
 
 def stamp_s(clock: Clock) -> float:
-    """Host seconds when the device has done all it was given: the only way this project reads a clock."""
+    """Host seconds when the device has done all it was given: how every measured figure reads the clock."""
     clock.synchronize()
     return clock.now_s()
 
@@ -114,14 +114,14 @@ class EpochMeter:
 
     clock: Clock
     memory: "GpuMemory | None" = None
-    energy: "Callable[[], float] | None" = None
+    energy: "Callable[[], float | None]" = lambda: None
     marks: list[tuple[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> "EpochMeter":
         reset_host_peak()
         if self.memory is not None:
             self.memory.reset_peak()
-        self.start_joules = self.energy() if self.energy else 0.0
+        self.start_joules = self.energy()
         self.start_s = stamp_s(self.clock)
         self.marks = [("", self.clock.mark())]
         return self
@@ -132,7 +132,9 @@ class EpochMeter:
 
     def __exit__(self, *_: object) -> None:
         self.train_s = stamp_s(self.clock) - self.start_s
-        self.joules = self.energy() - self.start_joules if self.energy else None
+        end_joules = self.energy()
+        known = self.start_joules is not None and end_joules is not None
+        self.joules = end_joules - self.start_joules if known else None
 
     def cost(self, images: int) -> Cost:
         """The costs of the epoch that was measured."""
@@ -167,24 +169,27 @@ def meter_for(device: torch.device) -> EpochMeter:
     return EpochMeter(MpsClock() if device.type == "mps" else HostClock())
 
 
-def nvml_joules(device: torch.device) -> Callable[[], float] | None:
-    """A reading of the GPU's energy counter in joules, or None where there is none.
+def nvml_joules(device: torch.device) -> Callable[[], float | None]:
+    """A reading of the GPU's energy counter in joules; it gives None where there is none, or it fails.
 
     The counter is of the whole GPU: other processes on it count too. Source: NVML, nvmlDeviceGetTotalEnergyConsumption.
     """
+    # Whatever NVML or its absence raises: a missing figure must not end a run.
     try:
         import pynvml
 
         pynvml.nvmlInit()
         uuid = str(torch.cuda.get_device_properties(device).uuid)
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+    except Exception:
+        return lambda: None
 
-        def read() -> float:
+    def read() -> float | None:
+        try:
             return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+        except Exception:
+            return None
 
-        read()
-    except Exception:  # NVML's own errors, a missing library or an old GPU: a missing figure must not end a run
-        return None
     return read
 
 

@@ -1,35 +1,42 @@
 """Where pictures come from: the embedded digits, CIFAR through torchvision, or a folder of the user's own."""
 
+import errno
 import fcntl
 import hashlib
-import socket
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import calculate_md5, extract_archive
+from tqdm import tqdm
 
 from accelmlf.config import pick
-from accelmlf.errors import DataError
-from accelmlf.pictures import PICTURE_SUFFIXES, ArraySource, FileSource, Source, refuse_if_too_large, square
+from accelmlf.errors import DataError, DiskError
+from accelmlf.pictures import PICTURE_SUFFIXES, ArraySource, FileSource, Source, refuse_if_too_large
 
 SPLIT_SEED = 0
 """The split is part of the data set, so the run's seed does not move it."""
-DOWNLOAD_STALL_S = 30
+NETWORK_TIMEOUT_S = 10.0
+"""For a connection, and for a server that stops sending."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three sets of a run. `digest` identifies pictures, labels and split."""
+    """The three sets of a run.
+
+    `digest` identifies pictures, labels and split, whatever image_size and pipeline they are used with. Of a picture
+    file it sees class, name, size and the first and last 4 KiB.
+    """
 
     train: Source
     validation: Source
@@ -83,14 +90,16 @@ def load_splits(
         size = max(round(len(train) * pictures.validation_fraction), len(pictures.class_names))
         chosen, rest = stratified(train.labels, size, "validation")
         train, held_out = train.subset(rest), train.subset(chosen)
-    if in_memory:
-        parts = (train, test) if validation == "test" else (train, test, held_out)
-        refuse_if_too_large(sum(part.bytes_to_load() for part in parts))
-        train, test = train.in_memory(), test.in_memory()
-        held_out = test if validation == "test" else held_out.in_memory()
     digest = hashlib.sha256()
     for part in (train, held_out, test):
-        digest.update(part.fingerprint())
+        part.update(digest)
+    parts = (train, test) if validation == "test" else (train, test, held_out)
+    # For a stream, too: headers that are read here are not read again in each loader process.
+    needed_bytes = sum(part.bytes_to_load() for part in parts)
+    if in_memory:
+        refuse_if_too_large(needed_bytes)
+        train, test = train.in_memory(), test.in_memory()
+        held_out = test if validation == "test" else held_out.in_memory()
     return Splits(train, held_out, test, pictures.class_names, digest.hexdigest()[:16])
 
 
@@ -102,7 +111,7 @@ def stratified(labels: Tensor, size: int, setting: str) -> tuple[npt.NDArray[np.
     try:
         chosen, rest = train_test_split(everything, train_size=size, stratify=labels.numpy(), random_state=SPLIT_SEED)
     except ValueError as error:
-        remedy = "Each class needs two pictures or more on either side; add pictures or classes' share"
+        remedy = "Each class needs a picture on either side: add pictures, or change train_images"
         raise DataError(setting, size, f"cannot be drawn from {len(labels)} pictures ({error})", remedy) from None
     return np.sort(chosen), np.sort(rest)
 
@@ -120,53 +129,90 @@ def digits(_: Path, __: int) -> Pictures:
 
 
 def cifar(kind: type[CIFAR10]) -> "DatasetLoader":
-    """CIFAR through torchvision, which checks the MD5 of each file before it unpickles any."""
+    """CIFAR: torchvision checks the MD5 of each file before it unpickles any."""
 
     def load(data_dir: Path, image_size: int) -> Pictures:
-        with fetched_once(data_dir):
-            parts = [_torchvision_part(kind, data_dir, train=train) for train in (True, False)]
-        train_set, test_set = (_array_source(part, image_size) for part in parts)
-        return Pictures(train_set, test_set, tuple(parts[0].classes))
+        try:
+            parts = _unpacked(kind, data_dir)
+            if parts is None:
+                with fetched_once(data_dir):
+                    parts = _unpacked(kind, data_dir) or _fetched(kind, data_dir)
+        except (OSError, RuntimeError, EOFError, HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise DiskError("data_dir", data_dir, str(error), "Free some space, or choose another folder") from None
+            rule = f"{kind.__name__} is not there and cannot be fetched, or fails its checksum ({error})"
+            remedy = f"Put {kind.url} (MD5 {kind.tgz_md5}) into {data_dir.resolve()}, or use dataset=digits"
+            raise DataError("data_dir", data_dir, rule, remedy) from None
+        train, test = (
+            ArraySource(_channels_first(part.data), torch.tensor(part.targets), image_size) for part in parts
+        )
+        return Pictures(train, test, tuple(parts[0].classes))
 
     return load
 
 
-def _torchvision_part(kind: type[CIFAR10], data_dir: Path, *, train: bool) -> Any:
+def _channels_first(pictures: npt.NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+def _unpacked(kind: type[CIFAR10], data_dir: Path) -> list[Any] | None:
+    """The training and the test set; None where a file is absent or not what its checksum says."""
     try:
-        return kind(data_dir, train=train, download=True)
-    except (OSError, RuntimeError, EOFError, HTTPException) as error:
-        rule = f"{kind.__name__} is not there and cannot be fetched, or fails its checksum ({error})"
-        remedy = f"Put {kind.url} (MD5 {kind.tgz_md5}) into {data_dir.resolve()}, or use dataset=digits"
-        raise DataError("data_dir", data_dir, rule, remedy) from None
+        return [kind(data_dir, train=train) for train in (True, False)]
+    except RuntimeError:
+        return None
 
 
-def _array_source(part: Any, image_size: int) -> ArraySource:
-    pictures = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-    if image_size < pictures.shape[-1]:
-        reduced = [square(Image.fromarray(picture), image_size) for picture in part.data]
-        pictures = torch.stack(reduced)
-    return ArraySource(pictures, torch.tensor(part.targets))
+def _fetched(kind: type[CIFAR10], data_dir: Path) -> list[Any]:
+    """The sets from the archive in `data_dir`, which is fetched where there is none; a wrong one is not replaced."""
+    archive = data_dir / kind.filename
+    part = data_dir / f"{kind.filename}.part"
+    try:
+        found = archive if archive.exists() else _download(kind.url, part)
+        if (md5 := calculate_md5(found)) != kind.tgz_md5:
+            raise RuntimeError(f"{found} has the MD5 {md5}, not {kind.tgz_md5}")
+        found.rename(archive)
+    finally:
+        part.unlink(missing_ok=True)
+    extract_archive(archive, data_dir)
+    return [kind(data_dir, train=train) for train in (True, False)]
+
+
+def _download(url: str, path: Path) -> Path:
+    """Not left to torchvision, which falls back on plain HTTP and writes under the final name."""
+    with urlopen(url, timeout=NETWORK_TIMEOUT_S) as response:
+        address = urlsplit(response.url)  # after any redirection
+        if address.scheme not in ("https", "file") and address.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise RuntimeError(f"{response.url} is not https")
+        size = int(response.headers["Content-Length"] or 0) or None
+        with path.open("wb") as file, tqdm(None, path.stem, size, unit="B", unit_scale=True, leave=False) as bar:
+            while chunk := response.read(2**16):
+                bar.update(file.write(chunk))
+    return path
 
 
 @contextmanager
 def fetched_once(data_dir: Path) -> Iterator[None]:
-    """One process at a time fetches or unpacks in `data_dir`; a download that stalls is an error."""
-    stall_s = socket.getdefaulttimeout()
+    """One process at a time fetches or unpacks in `data_dir`."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with (data_dir / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            socket.setdefaulttimeout(DOWNLOAD_STALL_S)
-            yield
+        lock = (data_dir / ".lock").open("w")
     except (FileExistsError, NotADirectoryError):
         raise DataError("data_dir", data_dir, "a file, not a folder", "Give a folder for the archives") from None
-    finally:
-        socket.setdefaulttimeout(stall_s)
+    except OSError as error:
+        raise DiskError("data_dir", data_dir, str(error), "Choose a folder that can be written to") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def folder(data_dir: Path, image_size: int) -> Pictures:
     """Pictures of the user's own: data_dir/train/<class>/* and data_dir/test/<class>/*, classes by name."""
-    listed = {part: _list_classes(data_dir, part) for part in ("train", "test")}
+    try:
+        listed = {part: _list_classes(data_dir, part) for part in ("train", "test")}
+    except OSError as error:
+        rule = f"{error.filename} cannot be read ({error.strerror})"
+        raise DataError("data_dir", data_dir, rule, "Give yourself the right to read it") from None
     names = tuple(listed["train"])
     if len(names) < 2:
         raise DataError("data_dir", data_dir, f"train has {len(names)} classes", "Put two class folders or more there")
@@ -192,15 +238,10 @@ def _list_classes(data_dir: Path, part: str) -> dict[str, list[Path]]:
     for class_dir in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         files = sorted(p for p in class_dir.iterdir() if not p.name.startswith("."))
         found[class_dir.name] = [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
-        if others := Counter(p.suffix for p in files if p.suffix.lower() not in PICTURE_SUFFIXES):
-            kinds = ", ".join(sorted(others)) or "no suffix"
-            rule = f"{class_dir} holds {others.total()} files that are no pictures ({kinds})"
-            raise DataError(
-                "data_dir",
-                data_dir,
-                rule,
-                f"Remove them; pictures end in {' '.join(sorted(PICTURE_SUFFIXES))}",
-            )
+        if others := [p.suffix or "no suffix" for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]:
+            rule = f"{class_dir} holds {len(others)} files that are no pictures ({', '.join(sorted(set(others)))})"
+            remedy = f"Remove them; pictures end in {' '.join(sorted(PICTURE_SUFFIXES))}"
+            raise DataError("data_dir", data_dir, rule, remedy)
         if not found[class_dir.name]:
             raise DataError("data_dir", data_dir, f"{class_dir} is empty", "Put pictures there or remove it")
     return found

@@ -95,16 +95,16 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def code_state() -> dict[str, Any]:
+def code_state(root: Path = Path(__file__).parents[1]) -> dict[str, Any]:
     """The commit of this package's checkout, and whether its files differ from it; empty outside one."""
-    root = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+        git("ls-files", "--error-unmatch", "accelmlf/__init__.py")  # else the checkout found is somebody else's
+        dirty = bool(git("status", "--porcelain", "--untracked-files=all", "--", "accelmlf/*.py"))
         return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": str(dirty).lower()}
     except (OSError, subprocess.SubprocessError):
         return {}

@@ -77,13 +77,19 @@ class Interrupted(BaseException):
         return f"interrupted by {signal.Signals(self.args[0]).name}"
 
 
-MEMORY_SYMPTOMS = {
+SMALLER_BATCH = "use a smaller batch_size with more accumulation_steps"
+MEMORY_SYMPTOMS = {  # patterns; the first that is found counts
     "unable to allocate shared memory": "use fewer workers (techniques=workers:1), or a larger /dev/shm",
-    "No space left on device (28)": "use fewer workers (techniques=workers:1), or a larger /dev/shm",
+    r"No space left on device \(28\)": "use fewer workers (techniques=workers:1), or a larger /dev/shm",
     "is killed by signal": "a loader process was killed, most often for memory: use fewer workers",
-    "can't allocate memory": "use a smaller batch_size with more accumulation_steps, or pipeline=stream",
-    "out of memory": "use a smaller batch_size with more accumulation_steps",
+    "can't allocate memory": f"{SMALLER_BATCH}, or pipeline=stream",
+    "cudaHostAlloc|pin memory.*out of memory": "leave pin_memory out",
+    "out of memory|CUBLAS_STATUS_ALLOC_FAILED": f"{SMALLER_BATCH}, or leave resident out",
 }
+LOADER_STALLED = "DataLoader timed out"
+
+
+COMPILER_ERRORS = ("BackendCompilerFailed", "InductorError", "InvalidCxxCompiler", "CppCompileError", "TritonMissing")
 
 
 def recognise(error: Exception, batch_size: int) -> Exception:
@@ -95,14 +101,25 @@ def recognise(error: Exception, batch_size: int) -> Exception:
         text = "can't allocate memory"
     if isinstance(error, (RuntimeError, MemoryError)):
         for symptom, remedy in MEMORY_SYMPTOMS.items():
-            if symptom in text:
+            if re.search(symptom, text, re.DOTALL):
                 return MemoryExhaustedError("batch_size", batch_size, f"memory ran out ({text})", remedy)
+    if LOADER_STALLED in text:
+        remedy = "See whether data_dir answers, or leave workers out"
+        return AccelmlfError("techniques", "workers", f"a loader process hangs ({text})", remedy)
+    if type(error).__name__ in COMPILER_ERRORS:
+        return DeviceError("techniques", "compile", f"the compiler failed ({text})", "Leave compile out")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return DiskError("path", error.filename or ".", text, "Free some space or choose a writable folder")
     return error
 
 
 def one_line(text: str, limit: int = 700) -> str:
-    """`text` without line breaks, without the credentials of any URL in it, and not longer than `limit`."""
-    text = re.sub(r"//[^/\s]+@", "//***@", " ".join(text.split()))
+    """`text` without line breaks and credentials, and not longer than `limit`."""
+    text = " ".join(redact(text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def redact(text: str) -> str:
+    """`text` without the user, the password or the token of any URL in it."""
+    text = re.sub(r"//[^/\s]+@", "//***@", text)
+    return re.sub(r"(?i)([?&](?:access_)?(?:token|key|password|secret)=)[^&\s]+", r"\1***", text)

@@ -1,6 +1,5 @@
 """One run, from its configuration to its summary: the only place where the parts meet."""
 
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from accelmlf import PROCESS_STARTED_S, artifacts, environment
+from accelmlf import artifacts, environment
 from accelmlf.augmentation import AUGMENTATIONS, PictureTransform
 from accelmlf.batches import BatchPlan
 from accelmlf.config import RunConfig, pick
@@ -22,74 +21,55 @@ from accelmlf.loading import BatchLoader, make_loader
 from accelmlf.models import build_model, has_batch_norm
 from accelmlf.optimization import SCHEDULES, Schedule, build_optimizer
 from accelmlf.pictures import Source
-from accelmlf.records import DatasetRecord, EpochMetrics, RunSummary, TrackedRun, Tracker
+from accelmlf.progress import Progress
+from accelmlf.records import DatasetRecord, RunSummary, TrackedRun, Tracker
 from accelmlf.stack import Skipped, TechniqueStack, build_stack
 from accelmlf.training import Workload, evaluate, train_epochs, warm_up
 
 
-def run_experiment(config: RunConfig, tracker: Tracker, *, started_s: float = PROCESS_STARTED_S) -> RunSummary:
-    """Train, measure and record one run. `started_s`: where its wall clock begins (time.monotonic).
+def run_experiment(config: RunConfig, tracker: Tracker, *, started_s: float | None = None) -> RunSummary:
+    """Train, measure and record one run. `started_s`: where its wall clock begins (time.perf_counter); default now.
 
     Raises:
         AccelmlfError: whatever ends the run early, after the tracker has closed it with that outcome.
     """
-    with tracker.run() as run, known_errors(config):
+    started_s = time.perf_counter() if started_s is None else started_s
+    console = Console()
+    with tracker.run() as run, known_errors(config), closing_console(console):
         config, techniques, skipped = settle(config)
-        console = Console()
         console.opening(config, skipped)
         log_opening(run, config, techniques, skipped)
         with techniques.process_context():
             splits = load_data(config)
             run.log_dataset(dataset_record(config, splits))
             work = prepare(config, splits, techniques, tracker.local_weights(config.weights))
-            setup_ended_s = time.monotonic()
+            progress = Progress(config, work, started_s)
             warm_up(work)
-            ready_s = time.monotonic()
-            batches, steps = len(work.train.plan), config.accumulation_steps
-            console.ready(splits.sizes(), batches, steps, setup_ended_s - started_s, ready_s - setup_ended_s)
-
-            epochs: list[EpochMetrics] = []
-            wall_to_target_s: float | None = None
+            progress.ready()
+            console.ready(work, splits.sizes(), config.accumulation_steps, progress.setup_s, progress.warmup_s)
             for epoch in train_epochs(
-                work,
-                max_epochs=config.epochs,
-                accumulation_steps=steps,
-                watch=console.watch,
+                work, max_epochs=config.epochs, accumulation_steps=config.accumulation_steps, watch=console.watch
             ):
-                epochs.append(epoch)
-                if wall_to_target_s is None and epoch.quality.accuracy >= config.target_accuracy:
-                    wall_to_target_s = time.monotonic() - started_s
+                progress.add(epoch)
                 run.log_epoch(epoch)
                 console.epoch(epoch)
-                if config.stop_at_target and wall_to_target_s is not None:
+                progress.logged()
+                if config.stop_at_target and progress.wall_to_target_s is not None:
                     break
-            test = evaluate(work, work.test)
-
-        target_epoch = next((e for e in epochs if e.quality.accuracy >= config.target_accuracy), None)
-        summary = RunSummary(
-            outcome="target_not_reached" if target_epoch is None else "completed",
-            test=test,
-            best_eval_accuracy=max(epoch.quality.accuracy for epoch in epochs),
-            time_to_accuracy_s=None if target_epoch is None else target_epoch.elapsed_train_s,
-            time_to_accuracy_wall_s=wall_to_target_s,
-            total_train_s=epochs[-1].elapsed_train_s,
-            median_epoch_s=statistics.median(epoch.cost.train_s for epoch in epochs),
-            warmup_s=ready_s - setup_ended_s,
-            setup_s=setup_ended_s - started_s,
-            wall_s=time.monotonic() - started_s,
-            other_share=sum(epoch.cost.other_s for epoch in epochs) / epochs[-1].elapsed_train_s,
-        )
+            summary = progress.summary(evaluate(work, work.test))
         run.log_summary(summary)
         with tempfile.TemporaryDirectory() as folder:
-            artifacts.write_closing(Path(folder), config, epochs, summary, splits.class_names, work.model)
+            artifacts.write_closing(Path(folder), config, progress.epochs, summary, splits.class_names, work.model)
             run.log_artifacts(Path(folder))
-        console.closing(config, epochs, summary, run.url())
+        console.closing(config, progress.epochs, summary, run.url())
     return summary
 
 
 def settle(config: RunConfig) -> tuple[RunConfig, TechniqueStack, list[Skipped]]:
     """The configuration as this device will run it, with its techniques and what of a preset had to be left out."""
     device = environment.pick_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # some questions to torch, and pinning, are about the current device
     techniques, skipped = build_stack(config.techniques, device, from_preset=not config.techniques_given)
     arm = "tuned_partial" if skipped and config.arm == "tuned" else config.arm
     return replace(config, device=str(device), techniques=techniques.label, arm=arm), techniques, skipped
@@ -172,4 +152,16 @@ def known_errors(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise recognise(error, config.batch_size) from error
+        known = recognise(error, config.batch_size)
+        if known is error:
+            raise
+        raise known from error
+
+
+@contextmanager
+def closing_console(console: Console) -> Iterator[None]:
+    """No bar is left on the screen, whatever ends the run."""
+    try:
+        yield
+    finally:
+        console.stop()

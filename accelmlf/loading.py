@@ -13,6 +13,9 @@ from accelmlf.errors import AccelmlfError, ConfigError
 from accelmlf.pictures import ArraySource, Source
 from accelmlf.signals import ignore_interrupt
 
+WORKER_TIMEOUT_S = 300.0
+"""A loader process that gives nothing for so long hangs; a batch takes seconds."""
+
 
 @dataclass(frozen=True)
 class BatchLoader:
@@ -119,6 +122,7 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
+        timeout=WORKER_TIMEOUT_S if num_workers else 0,
         worker_init_fn=ignore_interrupt,
         # Without one of its own a loader draws from the global generator, and with workers it would shift
         # dropout from the second epoch on.

@@ -73,8 +73,13 @@ def build_optimizer(
         factor = next((factor for prefix, factor in multipliers if name.startswith(prefix)), 1.0)
         groups.setdefault(factor, []).append(parameter)
     parameters = [{"params": members, "lr": learning_rate * factor} for factor, members in sorted(groups.items())]
-    make = pick(OPTIMIZERS, optimizer, "optimizer")
-    return make(parameters, lr=learning_rate, weight_decay=weight_decay, **options)
+    made = pick(OPTIMIZERS, optimizer, "optimizer")(parameters, lr=learning_rate, weight_decay=weight_decay, **options)
+    if isinstance(made, SGD) and options.get("fused"):
+        # Fused SGD leaves its momentum uninitialised when a scaler skips the first step. Zero is the same start:
+        # without dampening the first momentum is the gradient.
+        for parameter in model.parameters():
+            made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return made
 
 
 def one_cycle(total_steps: int, _: int) -> list[float]:

@@ -1,16 +1,18 @@
 """Stored pictures: in memory or as files, and how a file becomes one.
 
-Stored pictures are square and RGB, uint8 [3, s, s]. A picture that is not square is cut to its centre; one larger
-than `image_size` is reduced to it (bicubic, antialiased); a smaller one keeps its size and is enlarged on the device.
+Stored pictures are square and RGB, uint8 [3, s, s], with one side s for the whole set: `image_size`, or that of the
+largest picture where all are smaller (the device enlarges those). A picture that is not square is cut to its centre.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,11 @@ from accelmlf.errors import DataError
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 MEMORY_SHARE = 0.8
 """Of the memory that is free, what the pictures may take."""
+CGROUP = Path("/sys/fs/cgroup")
+HASHED_BYTES = 4096
+"""Of a file's beginning and of its end, what its fingerprint reads."""
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Source(Protocol):
@@ -46,34 +53,42 @@ class Source(Protocol):
     def bytes_to_load(self) -> int:
         """What `in_memory` would allocate."""
 
-    def fingerprint(self) -> bytes: ...
+    def update(self, digest: "hashlib._Hash") -> None:
+        """Add pictures (as they are before any resizing), labels and order to `digest`."""
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Pictures uint8 [N, 3, s, s] and labels int64 [N], held in memory."""
+    """Pictures uint8 [N, 3, s, s] and labels int64 [N], held in memory; given out at no more than `image_size`."""
 
     pictures: Tensor
     labels: Tensor
+    image_size: int = sys.maxsize
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def picture(self, index: int) -> Tensor:
-        return self.pictures[index]
+        picture = self.pictures[index]
+        if picture.shape[-1] <= self.image_size:
+            return picture
+        return square(Image.fromarray(picture.permute(1, 2, 0).numpy()), self.image_size)
 
     def subset(self, indices: npt.NDArray[np.int64]) -> "ArraySource":
         chosen = torch.from_numpy(indices)
-        return ArraySource(self.pictures[chosen], self.labels[chosen])
+        return ArraySource(self.pictures[chosen], self.labels[chosen], self.image_size)
 
     def in_memory(self) -> "ArraySource":
-        return self
+        if self.pictures.shape[-1] <= self.image_size:
+            return self
+        return ArraySource(torch.stack([self.picture(index) for index in range(len(self))]), self.labels)
 
     def bytes_to_load(self) -> int:
-        return 0
+        return 0 if self.pictures.shape[-1] <= self.image_size else len(self) * 3 * self.image_size**2
 
-    def fingerprint(self) -> bytes:
-        return self.pictures.numpy().tobytes() + self.labels.numpy().tobytes()
+    def update(self, digest: "hashlib._Hash") -> None:
+        for array in (self.pictures.numpy(), self.labels.numpy()):
+            digest.update(array)
 
 
 @dataclass(frozen=True)
@@ -88,16 +103,23 @@ class FileSource:
         return len(self.paths)
 
     def picture(self, index: int) -> Tensor:
-        return decode(self.paths[index], self.image_size)
+        return decode(self.paths[index], self.stored_side)
 
     def subset(self, indices: npt.NDArray[np.int64]) -> "FileSource":
         return FileSource([self.paths[i] for i in indices], self.labels[indices], self.image_size)
 
     @functools.cached_property
     def stored_side(self) -> int:
-        """Side in pixels at which pictures of different sizes are held together: the largest, up to image_size."""
-        with ThreadPoolExecutor() as pool:
-            return min(max(pool.map(shorter_side, self.paths)), self.image_size)
+        """Side in pixels of every stored picture: the largest shorter side, up to image_size, read from the headers.
+
+        Ask before the source travels to loader processes: they then have it, too.
+        """
+        largest = 0
+        for side in in_threads(shorter_side, self.paths):
+            largest = max(largest, side)
+            if largest >= self.image_size:
+                return self.image_size
+        return largest
 
     def bytes_to_load(self) -> int:
         return len(self) * 3 * self.stored_side**2
@@ -108,57 +130,71 @@ class FileSource:
         Raises:
             DataError: a file that is no picture.
         """
-        side = self.stored_side
-        pictures = torch.empty(len(self), 3, side, side, dtype=torch.uint8)
+        pictures = torch.empty(len(self), 3, self.stored_side, self.stored_side, dtype=torch.uint8)
 
         def store(index: int) -> None:
-            pictures[index] = decode(self.paths[index], self.image_size, enlarge_to=side)
+            pictures[index] = self.picture(index)
 
-        with ThreadPoolExecutor() as pool:
-            jobs = pool.map(store, range(len(self)))
-            for _ in tqdm(jobs, "reading pictures", len(self), leave=False, disable=None):
-                pass
+        for _ in tqdm(in_threads(store, range(len(self))), "reading pictures", len(self), leave=False, disable=None):
+            pass
         return ArraySource(pictures, self.labels)
 
-    def fingerprint(self) -> bytes:
-        return "\n".join(f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in self.paths).encode()
+    def update(self, digest: "hashlib._Hash") -> None:
+        for fingerprint in in_threads(file_fingerprint, self.paths):
+            digest.update(fingerprint)
+        digest.update(self.labels.numpy())
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """The results in order, from threads on all cores."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(items), 1000):
+            yield from pool.map(work, items[start : start + 1000])
+
+
+def file_fingerprint(path: Path) -> bytes:
+    """Of class, name, size, beginning and end: reading whole files would take minutes for a large set."""
+    with _naming(path), path.open("rb") as file:
+        size = path.stat().st_size
+        beginning = file.read(HASHED_BYTES)
+        file.seek(max(0, size - HASHED_BYTES))
+        name = f"{path.parent.name}/{path.name} {size} ".encode()
+        return hashlib.sha256(name + beginning + file.read()).digest()
 
 
 def shorter_side(path: Path) -> int:
     """Pixels of the shorter side, read from the header."""
-    with _opened(path) as image:
+    with _naming(path), Image.open(path) as image:
         return min(image.size)
 
 
-def decode(path: Path, image_size: int, *, enlarge_to: int = 0) -> Tensor:
-    """The picture of a file as uint8 [3, s, s]: turned upright, RGB, its centre square, at most `image_size`.
+def decode(path: Path, side: int) -> Tensor:
+    """The picture of a file as uint8 [3, side, side]: turned upright, RGB, its centre square resized.
 
     Raises:
         DataError: naming the file, when it cannot be read as a picture.
     """
-    with _opened(path) as image:
+    with _naming(path), Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith(("I;16", "I")):
+        if upright.mode.startswith("I"):
             # PIL would clip 16 bits to 8 instead of scaling them.
             upright = Image.fromarray((np.asarray(upright, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        return square(upright.convert("RGB"), image_size, enlarge_to)
+        return square(upright.convert("RGB"), side)
 
 
-def square(image: Image.Image, image_size: int, enlarge_to: int = 0) -> Tensor:
-    """The centre of an RGB image as uint8 [3, s, s], reduced to `image_size` or enlarged to `enlarge_to`."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    stored_side = max(min(side, image_size), enlarge_to)
-    box = (left, top, left + side, top + side)
-    square = image.crop(box) if side == stored_side else image.resize((stored_side,) * 2, Image.Resampling.BICUBIC, box)
+def square(image: Image.Image, side: int) -> Tensor:
+    """The centre of an RGB image as uint8 [3, side, side], resized (bicubic, antialiased)."""
+    shorter = min(image.size)
+    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
+    box = (left, top, left + shorter, top + shorter)
+    square = image.crop(box) if shorter == side else image.resize((side, side), Image.Resampling.BICUBIC, box)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _naming(path: Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            yield image
+        yield
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many kinds: struct.error for some broken EXIF data, for one
@@ -177,13 +213,13 @@ def refuse_if_too_large(needed_bytes: int) -> None:
         raise DataError("pipeline", "memory", rule, "Use pipeline=stream, a smaller image_size or train_images")
 
 
-def free_host_memory_bytes() -> int:
-    """Free memory of the machine, or of the container where that is less."""
+def free_host_memory_bytes(group: Path = CGROUP) -> int:
+    """Free memory of the machine, or of the container where that is less; files that only cache counts as free."""
     free: int = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
     try:
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        shares = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, limit - used + int(shares.get("inactive_file", 0)))
     except (OSError, ValueError):  # no such group, or "max"
         pass
     return free

@@ -20,6 +20,8 @@ class EpochMetrics:
     epoch: int
     train_loss: float
     learning_rate: float
+    skipped_steps: int | None
+    """Optimizer steps that the gradient scaler left out; None without a scaler."""
     quality: Quality
     cost: Cost
     eval_s: float
@@ -31,6 +33,7 @@ class EpochMetrics:
         figures: dict[str, float | None] = {
             "train/loss": self.train_loss,
             "train/learning_rate": self.learning_rate,
+            "train/skipped_steps": self.skipped_steps,
             "eval/loss": self.quality.loss,
             "eval/accuracy": self.quality.accuracy,
             "eval/f1_macro": self.quality.f1_macro,
@@ -61,6 +64,8 @@ class RunSummary:
     median_epoch_s: float
     warmup_s: float
     setup_s: float
+    tracking_s: float
+    test_s: float
     wall_s: float
     other_share: float
 
@@ -82,6 +87,8 @@ class RunSummary:
             "median_epoch_s": self.median_epoch_s,
             "warmup_s": self.warmup_s,
             "setup_s": self.setup_s,
+            "tracking_s": self.tracking_s,
+            "test_s": self.test_s,
             "wall_s": self.wall_s,
         }
         return {name: value for name, value in figures.items() if value is not None}

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as exceptions, so that whatever a run holds open is closed. Standard library only."""
+"""Signals that ask a process to end, as exceptions, so that what a run holds open is closed. Standard library only."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from types import FrameType
 
 from accelmlf.errors import Interrupted
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def hold() -> None:
@@ -20,14 +20,14 @@ def hold() -> None:
 
 @contextmanager
 def as_exceptions() -> Iterator[None]:
-    """The first signal (one that was held included) unwinds the stack; further ones cannot cut that short."""
+    """Signals (one that was held included) raise Interrupted. What the caller of this process ignores stays ignored."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        for name in ENDING:
-            signal.signal(name, signal.SIG_IGN)
         raise Interrupted(number)
 
-    before = {name: signal.signal(name, interrupt) for name in ENDING}
+    before = {name: signal.getsignal(name) for name in ENDING if signal.getsignal(name) is not signal.SIG_IGN}
+    for name in before:
+        signal.signal(name, interrupt)
     _end_with_parent()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
@@ -36,6 +36,12 @@ def as_exceptions() -> Iterator[None]:
         for name, handler in before.items():
             if signal.getsignal(name) is interrupt:  # else the process is on its way out
                 signal.signal(name, handler)
+
+
+def ignore_from_now_on() -> None:
+    """Ending is under way, and another signal must not cut it short. To be called where Interrupted was caught."""
+    for name in ENDING:
+        signal.signal(name, signal.SIG_IGN)
 
 
 def ignore_interrupt(*_: object) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from accelmlf.batches import Batch
 from accelmlf.config import pick
 from accelmlf.errors import ConfigError, DeviceError
-from accelmlf.technique import Technique, cudnn_benchmark, float32_precision
+from accelmlf.technique import Technique, cudnn_benchmark, tensor_float_32
 from accelmlf.techniques import TECHNIQUES
 
 NO_TECHNIQUES = "none"
@@ -34,7 +34,7 @@ class TechniqueStack:
     def process_context(self) -> Iterator[None]:
         """Reference switches first, so that off is off (cuDNN's TF32 is on by default), then each technique's."""
         with ExitStack() as stack:
-            stack.enter_context(float32_precision("ieee"))
+            stack.enter_context(tensor_float_32(False))
             stack.enter_context(cudnn_benchmark(False))
             for technique in self.techniques:
                 stack.enter_context(technique.process_context())

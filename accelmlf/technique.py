@@ -1,5 +1,6 @@
 """The base class of all techniques, which is the baseline, and the process switches that some of them set."""
 
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -73,21 +74,30 @@ def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is in the hardware rather than emulated."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        # oneDNN calls any AVX-512 processor supported, and emulates.
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager
-def float32_precision(precision: str) -> Iterator[None]:
-    """How CUDA multiplies float32: "ieee" or "tf32"; restored on leaving."""
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
+def tensor_float_32(on: bool) -> Iterator[None]:
+    """TF32 for CUDA's float32 matrix products and convolutions, on or off; restored on leaving.
+
+    Set through the older of torch's two interfaces: after the newer one, reading the older raises, as Inductor does.
+    """
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    matmul_before, cudnn_before = matmul.fp32_precision, cudnn.conv.fp32_precision
+    matmul.allow_tf32 = cudnn.allow_tf32 = on
     try:
-        for switch in switches:
-            switch.fp32_precision = precision
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+        cudnn.allow_tf32 = cudnn_before == "tf32"
+        matmul.allow_tf32 = matmul_before == "tf32"
+        matmul.fp32_precision = matmul_before  # "none" and "ieee" are the same, but leave it as it was
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Each leaves the learning curve alone and touches training at seven places at mos
 because it changes what a step is; it is a number beside the batch size.
 """
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,9 @@ from torch import nn
 
 from accelmlf.batches import Batch
 from accelmlf.errors import ConfigError
-from accelmlf.technique import Technique, cudnn_benchmark, float32_precision, has_bf16
+from accelmlf.technique import Technique, cudnn_benchmark, has_bf16, tensor_float_32
 
-MAX_DEFAULT_WORKERS = 4
+MAX_DEFAULT_WORKERS, MAX_WORKERS_PER_CORE = 4, 4
 
 
 class Workers(Technique):
@@ -26,8 +27,9 @@ class Workers(Technique):
     def parse(self, word: str, option: str | None, device: torch.device) -> str:
         if option is None:
             return str(min(MAX_DEFAULT_WORKERS, os.cpu_count() or 1))
-        if not (option.isdecimal() and int(option) > 0):
-            rule = "the number of workers is a whole number of at least 1"
+        most = MAX_WORKERS_PER_CORE * (os.cpu_count() or 1)
+        if not (option.isdecimal() and 0 < int(option) <= most):
+            rule = f"the number of workers is a whole number of at least 1, and here at most {most}"
             raise ConfigError("techniques", f"{word}:{option}", rule, f"Use {word}:2, say, or leave {word} out")
         return str(int(option))
 
@@ -51,8 +53,13 @@ class Prefetch(Technique):
     does = "the next batch is copied on a side stream, while the device computes"
     needs = "CUDA"
 
+    @functools.cached_property
+    def side_stream(self) -> torch.cuda.Stream:
+        """One for the whole run, because the allocator keeps memory apart for each stream."""
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
     def prepare_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        side = self.side_stream
         for batch in batches:
             # The host runs ahead of the device, so this copy overlaps the step before, still being computed.
             with torch.cuda.stream(side):
@@ -84,7 +91,7 @@ class TF32(Technique):
         return None if major >= 8 else f"it needs compute capability 8.0, and this device has {major}.{minor}"
 
     def process_context(self) -> AbstractContextManager[Any]:
-        return float32_precision("tf32")
+        return tensor_float_32(True)
 
 
 class CudnnBenchmark(Technique):
@@ -148,12 +155,8 @@ class FusedOptimizer(Technique):
 class Compile(Technique):
     does = "torch.compile, warmed up off the clock"
     needs = "a C++ compiler on CPU"
-    modes: ClassVar[tuple[str, ...]] = (
-        "default",
-        "reduce-overhead",
-        "max-autotune",
-        "max-autotune-no-cudagraphs",
-    )
+    # Not those with CUDA graphs: a replay overwrites the gradients that the micro-batch before has left.
+    modes: ClassVar[tuple[str, ...]] = ("default", "max-autotune-no-cudagraphs")
 
     def parse(self, word: str, option: str | None, device: torch.device) -> str:
         option = option or self.modes[0]

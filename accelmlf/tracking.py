@@ -12,14 +12,17 @@ from pathlib import Path
 # A tracking server that is gone should be heard of in seconds; MLflow's defaults wait for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+# That line would print the address with its password.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
+from accelmlf import signals
 from accelmlf.config import RunConfig, settable_fields
-from accelmlf.errors import DataError, TrackingError, one_line
+from accelmlf.errors import DataError, Interrupted, TrackingError, one_line
 from accelmlf.models import MODEL_FILE
 from accelmlf.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSummary
 
@@ -91,10 +94,12 @@ class MlflowRun:
         """Tags that say how it ended, which `mlflow run` does not overwrite as it does the status."""
         status = RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED))
         with storage_errors():
-            self.client.set_tag(self.run_id, "accelmlf.outcome", outcome)
-            if error is not None:
-                self.client.set_tag(self.run_id, "accelmlf.error", one_line(error))
-            mlflow.end_run(status)
+            try:
+                self.client.set_tag(self.run_id, "accelmlf.outcome", outcome)
+                if error is not None:
+                    self.client.set_tag(self.run_id, "accelmlf.error", one_line(error))
+            finally:  # a run that is left open ends as FINISHED when the process does
+                mlflow.end_run(status)
 
     def _log_metrics(self, figures: dict[str, float], step: int) -> None:
         now = get_current_time_millis()  # type: ignore[no-untyped-call]
@@ -109,16 +114,18 @@ class MlflowTracker:
     @contextmanager
     def run(self) -> Iterator[MlflowRun]:
         """An open run; whatever ends the block decides its outcome."""
-        with storage_errors():
-            prepare_store()
-            info = mlflow.start_run(experiment_id=own_experiment()).info
-            tracked = MlflowRun(info.run_id, info.experiment_id)
         try:
+            with storage_errors():
+                prepare_store()
+                mlflow.start_run(experiment_id=own_experiment())
+                tracked = active_run()
             yield tracked
         except BaseException as error:
-            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else getattr(error, "outcome", "failed")
-            with suppress(TrackingError):  # the first error is the one to tell
-                tracked.close(outcome, str(error) or type(error).__name__)
+            if isinstance(error, Interrupted):
+                signals.ignore_from_now_on()
+            if mlflow.active_run():
+                with suppress(TrackingError):  # the first error is the one to tell
+                    active_run().close(getattr(error, "outcome", "failed"), str(error) or type(error).__name__)
             raise
         tracked.close(tracked.outcome)
 
@@ -138,13 +145,28 @@ class MlflowTracker:
             raise DataError("weights", weights, rule, remedy) from None
 
 
+def active_run() -> MlflowRun:
+    """The run that MLflow has open."""
+    active = mlflow.active_run()
+    assert active is not None
+    return MlflowRun(active.info.run_id, active.info.experiment_id)
+
+
 def own_experiment() -> str | None:
-    """This project's experiment, unless MLflow's variables name a run or an experiment."""
-    if any(os.environ.get(f"MLFLOW_{key}") for key in ("RUN_ID", "EXPERIMENT_NAME", "EXPERIMENT_ID")):
+    """The experiment that MLflow's variables name, or this project's own; None where a run is already there."""
+    if os.environ.get("MLFLOW_RUN_ID") or (os.environ.get("MLFLOW_EXPERIMENT_ID")):
         return None
     client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(EXPERIMENT)
-    experiment_id: str = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    if (found := client.get_experiment_by_name(name)) is None:
+        try:
+            created: str = client.create_experiment(name)
+            return created
+        except MlflowException:  # another process was faster
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    experiment_id: str = found.experiment_id
     return experiment_id
 
 
@@ -152,8 +174,8 @@ def close_inherited_run(outcome: str, error: str | None = None) -> None:
     """Close the run that `mlflow run` opened for a command that ends before its experiment begins."""
     if os.environ.get("MLFLOW_RUN_ID"):
         with suppress(TrackingError), storage_errors():
-            info = mlflow.start_run().info
-            MlflowRun(info.run_id, info.experiment_id).close(outcome, error)
+            mlflow.start_run()
+            active_run().close(outcome, error)
 
 
 def prepare_store() -> None:

@@ -24,8 +24,8 @@ from accelmlf.optimization import Schedule
 from accelmlf.records import EpochMetrics
 from accelmlf.stack import TechniqueStack
 
-GPU_WARM_UP_ROUNDS = 3
-"""CUDA graphs run once eagerly and once to be recorded before they are replayed."""
+MAX_SKIPPED_STEPS = 20
+"""A gradient scaler finds its scale within some steps; more without one applied is divergence."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train_epochs(
         DivergedError: after an epoch whose training or validation loss is not finite, or in which the gradient
             scaler skipped every step.
     """
-    elapsed_train_s, applied_steps = 0.0, 0
+    elapsed_train_s, applied_before, skipped_in_a_row = 0.0, 0, 0
     for epoch in range(1, max_epochs + 1):
         work.train.plan.set_epoch(epoch)
         loss_sum = train_epoch(work, accumulation_steps, partial(watch, epoch=epoch))
@@ -80,10 +80,22 @@ def train_epochs(
         eval_s = stamp_s(work.meter.clock) - started_s
         if not (math.isfinite(train_loss) and quality.is_finite):
             raise diverged(work, f"the loss is not finite in epoch {epoch} ({train_loss}, validation {quality.loss})")
-        if int(work.schedule.applied_steps) == applied_steps:
-            raise diverged(work, f"no gradient was finite in epoch {epoch}, so every step was skipped")
-        applied_steps = int(work.schedule.applied_steps)
-        yield EpochMetrics(epoch, train_loss, work.schedule.learning_rate(), quality, cost, eval_s, elapsed_train_s)
+        steps = -(-len(work.train.plan) // accumulation_steps)
+        applied = int(work.schedule.applied_steps) - applied_before
+        applied_before += applied
+        skipped_in_a_row = 0 if applied else skipped_in_a_row + steps
+        if skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            raise diverged(work, f"no gradient was finite in {skipped_in_a_row} steps, so every one was skipped")
+        yield EpochMetrics(
+            epoch=epoch,
+            train_loss=train_loss,
+            learning_rate=work.schedule.learning_rate(),
+            skipped_steps=steps - applied if work.scaler.is_enabled() else None,
+            quality=quality,
+            cost=cost,
+            eval_s=eval_s,
+            elapsed_train_s=elapsed_train_s,
+        )
 
 
 def diverged(work: Workload, rule: str) -> DivergedError:
@@ -146,7 +158,7 @@ def device_batches(work: Workload, loader: BatchLoader, lap: Callable[[str], Non
 
 @torch.no_grad()
 def evaluate(work: Workload, loader: BatchLoader) -> Quality:
-    """The quality on a whole set, in the precision of the run; one read from the device at the end."""
+    """The quality on a whole set, in the precision of the run; the device is read at the end."""
     work.model.eval()
     losses, predictions, labels = [], [], []
     for batch in device_batches(work, loader, lambda _: None):
@@ -168,19 +180,18 @@ def warm_up(work: Workload) -> None:
     before = _state(work)
     for _ in work.train.batches:  # before the first epoch there are none
         pass
-    for _ in range(1 if work.device.type == "cpu" else GPU_WARM_UP_ROUNDS):
-        for size in sorted(set(work.train.plan.sizes), reverse=True):
-            work.model.train()
-            batch = _dummy(work, work.train, size)
-            with work.techniques.forward_context():
-                loss = F.cross_entropy(work.model(batch.pictures), batch.labels)
-            work.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            take_step(work)
-        with torch.no_grad(), work.techniques.forward_context():
-            work.model.eval()
-            for loader in (work.validation, work.test):
-                for size in sorted(set(loader.plan.sizes), reverse=True):
-                    work.model(_dummy(work, loader, size).pictures)
+    work.model.train()
+    for size in sorted(set(work.train.plan.sizes), reverse=True):
+        batch = _dummy(work, work.train, size)
+        with work.techniques.forward_context():
+            loss = F.cross_entropy(work.model(batch.pictures), batch.labels)
+        work.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        take_step(work)
+    work.model.eval()
+    with torch.no_grad(), work.techniques.forward_context():
+        for loader in (work.validation, work.test):
+            for size in sorted(set(loader.plan.sizes), reverse=True):
+                work.model(_dummy(work, loader, size).pictures)
     _restore(work, before)
     work.meter.clock.synchronize()
 
@@ -194,8 +205,10 @@ def _dummy(work: Workload, loader: BatchLoader, size: int) -> Batch:
 
 def _state(work: Workload) -> dict[str, Any]:
     cuda = torch.cuda.get_rng_state(work.device) if work.device.type == "cuda" else None
-    parts = (work.model.state_dict(), work.optimizer.state_dict(), work.scaler.state_dict())
-    return {"parts": copy.deepcopy(parts), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
+    # On the host, so that the copy does not count in the device's peak of reserved memory.
+    model = {name: value.detach().to("cpu", copy=True) for name, value in work.model.state_dict().items()}
+    parts = (model, *copy.deepcopy((work.optimizer.state_dict(), work.scaler.state_dict())))
+    return {"parts": parts, "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
 
 
 def _restore(work: Workload, state: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The clock: synchronised stamps, phases that add up, nothing captured that is not there."""
 
+import sys
 import time
 from dataclasses import dataclass, field, replace
 
@@ -163,8 +164,20 @@ def test_the_peak_of_host_memory_is_that_of_the_epoch() -> None:
     assert host_peak_mib() > 0
 
 
-def test_an_energy_counter_that_fails_is_no_figure_and_no_error() -> None:
-    assert nvml_joules(torch.device("cuda", 0)) is None or torch.cuda.is_available()
+def test_without_nvml_there_is_no_energy_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml_joules(torch.device("cuda", 0))() is None
+
+
+@pytest.mark.parametrize(("readings", "joules"), [([5.0, 7.5], 2.5), ([5.0, None], None), ([None, 7.5], None)])
+def test_an_energy_counter_that_fails_in_between_is_no_figure(
+    readings: list[float | None], joules: float | None
+) -> None:
+    left = iter(readings)
+    meter = EpochMeter(HostClock(), energy=lambda: next(left))
+    with meter:
+        meter.lap("forward")
+    assert meter.cost(1).gpu_joules == joules
 
 
 @pytest.mark.gpu

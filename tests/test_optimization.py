@@ -16,10 +16,12 @@ def make_linear() -> nn.Linear:
     return nn.Linear(4, 1)
 
 
-def rates_seen(*, fused: bool, overflow_at: set[int], steps: int = 6) -> tuple[list[float], int]:
-    """The rate that each step used, and how many were applied, when the gradient overflows at some of them."""
+def rates_seen(
+    name: str, *, fused: bool, overflow_at: set[int], steps: int = 6
+) -> tuple[list[float], int, list[list[float]]]:
+    """Each step's rate, how many were applied, and the weights, when the gradient overflows at some of them."""
     model = make_linear()
-    optimizer = build_optimizer(model, "adam", learning_rate=1.0, weight_decay=0.0, options={"fused": fused})
+    optimizer = build_optimizer(model, name, learning_rate=1.0, weight_decay=0.0, options={"fused": fused})
     schedule = Schedule(optimizer, [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125])
     scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
     used, applied = [], 0
@@ -35,19 +37,29 @@ def rates_seen(*, fused: bool, overflow_at: set[int], steps: int = 6) -> tuple[l
         optimizer.zero_grad()
         applied += int(not torch.equal(before, model.weight))
     assert int(schedule.applied_steps) == applied
-    return used, applied
+    return used, applied, model.weight.tolist()
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_skipped_step_does_not_advance_the_schedule(fused: bool) -> None:
-    used, applied = rates_seen(fused=fused, overflow_at={1, 3})
-    assert used == [1.0, 0.5, 0.5, 0.25, 0.25, 0.125]
-    assert applied == 4
+def test_a_skipped_step_does_not_advance_the_schedule(name: str, fused: bool) -> None:
+    used, applied, _ = rates_seen(name, fused=fused, overflow_at={0, 1, 3})
+    assert used == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
+    assert applied == 3
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_fused_optimizer_takes_the_same_steps_even_when_the_first_is_skipped(name: str) -> None:
+    for overflow_at in ({0}, {0, 1, 3}, set[int]()):
+        fused, plain = (rates_seen(name, fused=fused, overflow_at=overflow_at)[2] for fused in (True, False))
+        assert fused[0] == pytest.approx(plain[0], rel=1e-5)
+    assert rates_seen(name, fused=True, overflow_at={1})[2] != fused
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("fused", [False, True])
-def test_without_overflow_every_step_advances_it(fused: bool) -> None:
-    used, applied = rates_seen(fused=fused, overflow_at=set())
+def test_without_overflow_every_step_advances_it(name: str, fused: bool) -> None:
+    used, applied, _ = rates_seen(name, fused=fused, overflow_at=set())
     assert used == [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125]
     assert applied == 6
 

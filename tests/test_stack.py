@@ -76,8 +76,13 @@ def test_both_pipelines_give_the_same_curve() -> None:
 
 
 def process_switches() -> Iterator[object]:
+    """Every one of them, by both of torch's interfaces where there are two: each must stay readable."""
+    yield torch.backends.cuda.matmul.allow_tf32
+    yield torch.backends.cudnn.allow_tf32
+    yield torch.get_float32_matmul_precision()
     yield torch.backends.cuda.matmul.fp32_precision
     yield torch.backends.cudnn.conv.fp32_precision
+    yield torch.backends.cudnn.rnn.fp32_precision
     yield torch.backends.cudnn.benchmark
     from torch._inductor import config as inductor
 
@@ -99,11 +104,27 @@ def test_every_process_switch_is_as_before_afterwards(word: str) -> None:
 
 
 def test_the_baseline_switches_off_what_the_library_has_on() -> None:
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
     stack, _ = build_stack(NO_TECHNIQUES, CPU, from_preset=False)
+    assert torch.backends.cudnn.allow_tf32
     with stack.process_context():
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
-    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+
+
+COMBINATIONS = [
+    "compile,channels_last,amp:bf16",
+    "workers:1,channels_last",
+    "fused_optimizer,amp:bf16",
+    "resident,compile",
+]
+
+
+@pytest.mark.parametrize("techniques", COMBINATIONS)
+def test_techniques_together_leave_the_learning_curve_alone(techniques: str) -> None:
+    baseline = train_losses(make_config(accumulation_steps=2))
+    changed = train_losses(make_config(techniques=techniques, accumulation_steps=2))
+    words = [part.partition(":")[0] for part in techniques.split(",")]
+    assert changed == pytest.approx(baseline, rel=max(RELATIVE_TOLERANCE[word] for word in words), abs=0)
 
 
 def test_the_label_asks_for_exactly_the_same_stack() -> None:
@@ -130,6 +151,8 @@ def test_no_technique_is_the_base_class_and_a_disabled_scaler() -> None:
         ("workers:-1", "at least 1"),
         ("channels_last:3", "takes no option"),
         ("compile:fast", "Use one of default"),
+        ("compile:reduce-overhead", "no such mode"),
+        ("workers:100000", "at most"),
         ("resident,workers:2", "resident replaces workers"),
         ("none,amp", "Known: "),
     ],

@@ -31,7 +31,7 @@ PER_EPOCH = {
 }  # fmt: skip
 FINAL = {
     "final_accuracy", "final_f1", "final_loss", "best_eval_accuracy", "reached_target", "total_train_s",
-    "median_epoch_s", "warmup_s", "setup_s", "wall_s",
+    "median_epoch_s", "warmup_s", "setup_s", "wall_s", "tracking_s", "test_s",
 }  # fmt: skip
 ARTIFACTS = {
     "config.json", "environment.json", "epochs.csv", "curves.png", "confusion_matrix.png",

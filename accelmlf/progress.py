@@ -1,0 +1,72 @@
+"""A run's own clock beside that of its epochs: what is off the training clock, and when the target was reached."""
+
+import statistics
+
+from accelmlf.config import RunConfig
+from accelmlf.costs import stamp_s
+from accelmlf.errors import DivergedError
+from accelmlf.metrics import Quality
+from accelmlf.records import EpochMetrics, RunSummary
+from accelmlf.training import Workload
+
+
+class Progress:
+    """Collects the epochs of a run and the times between them. Made when set-up has ended."""
+
+    def __init__(self, config: RunConfig, work: Workload, started_s: float) -> None:
+        self.target, self.clock, self.started_s = config.target_accuracy, work.meter.clock, started_s
+        self.setup_ended_s = self.ready_s = self.last_s = stamp_s(self.clock)
+        self.epochs: list[EpochMetrics] = []
+        self.wall_to_target_s: float | None = None
+        self.tracking_s = 0.0
+
+    @property
+    def setup_s(self) -> float:
+        return self.setup_ended_s - self.started_s
+
+    @property
+    def warmup_s(self) -> float:
+        return self.ready_s - self.setup_ended_s
+
+    def ready(self) -> None:
+        """The warm-up has ended."""
+        self.ready_s = self.last_s = stamp_s(self.clock)
+
+    def add(self, epoch: EpochMetrics) -> None:
+        """An epoch has been trained and validated; the first at the target takes the wall clock."""
+        self.epochs.append(epoch)
+        self.last_s = stamp_s(self.clock)
+        if self.wall_to_target_s is None and epoch.quality.accuracy >= self.target:
+            self.wall_to_target_s = self.last_s - self.started_s
+
+    def logged(self) -> None:
+        """What has passed since the epoch was tracking and console."""
+        now_s = stamp_s(self.clock)
+        self.tracking_s, self.last_s = self.tracking_s + now_s - self.last_s, now_s
+
+    def summary(self, test: Quality) -> RunSummary:
+        """The run in figures, right after its test set was read.
+
+        Raises:
+            DivergedError: the loss on the test set is not finite.
+        """
+        if not test.is_finite:
+            remedy = "Use a smaller learning_rate, or amp:bf16 for amp:fp16"
+            raise DivergedError("final_loss", test.loss, "the loss on the test set is not finite", remedy)
+        now_s, train_s = stamp_s(self.clock), self.epochs[-1].elapsed_train_s
+        reached = next((epoch for epoch in self.epochs if epoch.quality.accuracy >= self.target), None)
+        return RunSummary(
+            outcome="target_not_reached" if reached is None else "completed",
+            test=test,
+            best_eval_accuracy=max(epoch.quality.accuracy for epoch in self.epochs),
+            time_to_accuracy_s=None if reached is None else reached.elapsed_train_s,
+            time_to_accuracy_wall_s=self.wall_to_target_s,
+            total_train_s=train_s,
+            median_epoch_s=statistics.median(epoch.cost.train_s for epoch in self.epochs),
+            warmup_s=self.warmup_s,
+            setup_s=self.setup_s,
+            tracking_s=self.tracking_s,
+            test_s=now_s - self.last_s,
+            wall_s=now_s - self.started_s,
+            other_share=sum(epoch.cost.other_s for epoch in self.epochs) / train_s,
+        )
