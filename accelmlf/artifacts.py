@@ -32,7 +32,8 @@ def write_closing(
     """epochs.csv, curves.png, confusion_matrix.png, classification_report.json and, if kept, the weights."""
     rows = [epoch.as_metrics() for epoch in epochs]
     with (folder / "epochs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["epoch", *rows[0]])
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, ["epoch", *columns])
         writer.writeheader()
         writer.writerows({"epoch": epoch.epoch, **row} for epoch, row in zip(epochs, rows, strict=True))
     title = f"{config.model} on {config.dataset}, {config.arm}: {config.techniques}, "

@@ -67,7 +67,7 @@ class CudaClock(HostClock):
         torch.cuda.synchronize(self.device)
 
     def mark(self) -> Any:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
 
@@ -133,8 +133,9 @@ class EpochMeter:
     def __exit__(self, *_: object) -> None:
         self.train_s = stamp_s(self.clock) - self.start_s
         end_joules = self.energy()
-        known = self.start_joules is not None and end_joules is not None
-        self.joules = end_joules - self.start_joules if known else None
+        self.joules = None
+        if self.start_joules is not None and end_joules is not None:
+            self.joules = end_joules - self.start_joules
 
     def cost(self, images: int) -> Cost:
         """The costs of the epoch that was measured."""

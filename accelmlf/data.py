@@ -143,16 +143,12 @@ def cifar(kind: type[CIFAR10]) -> "DatasetLoader":
             rule = f"{kind.__name__} is not there and cannot be fetched, or fails its checksum ({error})"
             remedy = f"Put {kind.url} (MD5 {kind.tgz_md5}) into {data_dir.resolve()}, or use dataset=digits"
             raise DataError("data_dir", data_dir, rule, remedy) from None
-        train, test = (
-            ArraySource(_channels_first(part.data), torch.tensor(part.targets), image_size) for part in parts
-        )
+        stored = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
+        labels = [torch.tensor(part.targets) for part in parts]
+        train, test = (ArraySource(*arrays, image_size) for arrays in zip(stored, labels, strict=True))
         return Pictures(train, test, tuple(parts[0].classes))
 
     return load
-
-
-def _channels_first(pictures: npt.NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
 
 def _unpacked(kind: type[CIFAR10], data_dir: Path) -> list[Any] | None:
@@ -184,8 +180,8 @@ def _download(url: str, path: Path) -> Path:
         address = urlsplit(response.url)  # after any redirection
         if address.scheme not in ("https", "file") and address.hostname not in ("localhost", "127.0.0.1", "::1"):
             raise RuntimeError(f"{response.url} is not https")
-        size = int(response.headers["Content-Length"] or 0) or None
-        with path.open("wb") as file, tqdm(None, path.stem, size, unit="B", unit_scale=True, leave=False) as bar:
+        bar = tqdm(None, path.stem, getattr(response, "length", None), unit="B", unit_scale=True, disable=None)
+        with path.open("wb") as file, bar:
             while chunk := response.read(2**16):
                 bar.update(file.write(chunk))
     return path

@@ -54,7 +54,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "gpu": properties.name,
             "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "cudnn": torch.backends.cudnn.version(),
             "gpu_driver": _gpu_driver(),
         }
     software = {"python": platform.python_version(), "system": platform.platform()}

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from accelmlf.config import pick
 from accelmlf.errors import DataError
+from accelmlf.vit import small_vit, vit, vit_from_source
 
 MODEL_FILE = "model.safetensors"
 HUB_TIMEOUT_S = 5
+HOW_TO_GET_WEIGHTS = f"Give weights=<folder with config.json and {MODEL_FILE}>, weights=random, or connect to the hub"
 Architecture = dict[str, Any]
 """What, beside the number of classes, is needed to build a network again; written into the file of weights."""
 
@@ -39,25 +41,27 @@ def build_model(model: str, weights: str, *, num_classes: int, image_size: int) 
     """A network with outputs [B, num_classes] for pictures [B, 3, image_size, image_size].
 
     `weights`: random, pretrained, a file that `save_weights` wrote, a folder or a hub id with safetensors.
-    The attribute `architecture` of the result is what `save_weights` stores.
+    Of the result's attributes `architecture` is what `save_weights` stores, and `source` says which weights it has:
+    random, a path, or <hub id>@<commit>.
 
     Raises:
         DataError: weights that are missing, unreachable, broken, or of another network.
     """
     family = pick(MODELS, model, "model")
+    path = Path(os.path.expanduser(weights))  # noqa: PTH111 - that of Path raises where there is no such user
     if weights == "random":
-        architecture = family.from_scratch(image_size)
+        source, architecture = weights, family.from_scratch(image_size)
         network = family.build(architecture, num_classes)
-    elif Path(weights).is_file():
-        network, architecture = _from_saved(model, Path(weights), num_classes)
+    elif path.is_file():
+        source, (network, architecture) = str(path), _from_saved(model, path, num_classes)
     else:
-        folder = _fetch(family.hub_id if weights == "pretrained" else weights, weights)
+        folder, source = (path, str(path)) if path.is_dir() else _fetch(weights, family.hub_id)
         try:
             network, architecture = family.from_source(folder, num_classes)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             rule = f"{folder} has no usable {model} weights ({error})"
             raise DataError("weights", weights, rule, f"Give a folder with {MODEL_FILE} of a {model}") from None
-    network.architecture = architecture  # type: ignore[assignment]
+    network.architecture, network.source = architecture, source  # type: ignore[assignment]
     return network
 
 
@@ -79,8 +83,13 @@ def _from_saved(model: str, path: Path, num_classes: int) -> tuple[nn.Module, Ar
     if metadata.get("accelmlf.model") != model:
         rule = f"the file holds weights of {metadata.get('accelmlf.model', 'an unknown model')}, not of {model}"
         raise DataError("weights", path, rule, "Give a file that a run of the same model saved")
-    family, architecture = MODELS[model], json.loads(metadata["accelmlf.architecture"])
-    network = family.build(architecture, num_classes)
+    family = MODELS[model]
+    try:
+        architecture = json.loads(metadata["accelmlf.architecture"])
+        network = family.build(architecture, num_classes)
+    except Exception as error:  # whatever a network's library says of settings that are none
+        rule = f"the file does not say how its network is built ({type(error).__name__}: {error})"
+        raise DataError("weights", path, rule, "Give a file that a run saved") from None
     _load_all_but_head(network, state, family.head, path)
     return network, architecture
 
@@ -103,10 +112,11 @@ def _load_all_but_head(network: nn.Module, state: dict[str, Tensor], head: str, 
         raise DataError("weights", source, f"not this network's parameters: {', '.join(wrong)}", remedy)
 
 
-def _fetch(source: str, asked: str) -> Path:
-    """The folder with config.json and model.safetensors: `source` itself, or the hub's copy of it."""
-    if Path(source).is_dir():
-        return Path(source)
+def _fetch(weights: str, hub_id: str) -> tuple[Path, str]:
+    """The folder in the hub's cache with config.json and model.safetensors, and which revision it is."""
+    if weights.startswith((".", "/", "~")) or weights.endswith(".safetensors") or "\\" in weights:
+        raise DataError("weights", weights, "there is no such file or folder", HOW_TO_GET_WEIGHTS)
+    source = hub_id if weights == "pretrained" else weights
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "15")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
@@ -118,13 +128,13 @@ def _fetch(source: str, asked: str) -> Path:
         unreachable = error
     try:
         hf_hub_download(source, "config.json", local_files_only=unreachable is not None)
-        return Path(hf_hub_download(source, MODEL_FILE, local_files_only=unreachable is not None)).parent
+        folder = Path(hf_hub_download(source, MODEL_FILE, local_files_only=unreachable is not None)).parent
+        return folder, f"{source}@{folder.name}"  # the cache has it as snapshots/<commit>
     except Exception as error:
         lines = str(unreachable or error).splitlines()
         reason = lines[0] if lines else type(unreachable or error).__name__
         rule = f"{source} is no file or folder here, and the hub did not give it ({reason})"
-        remedy = f"Give weights=<folder with config.json and {MODEL_FILE}>, weights=random, or connect to the hub"
-        raise DataError("weights", asked, rule, remedy) from None
+        raise DataError("weights", weights, rule, HOW_TO_GET_WEIGHTS) from None
 
 
 def _resnet50(architecture: Architecture, num_classes: int) -> nn.Module:
@@ -145,74 +155,6 @@ def _efficientnet_b0(_: Architecture, num_classes: int) -> nn.Module:
 
     network: nn.Module = timm.create_model("efficientnet_b0", pretrained=False, num_classes=num_classes)
     return network
-
-
-class VisionTransformer(nn.Module):
-    """transformers' ViT as a function of the pictures alone; its position table is resampled for other sizes."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        resample = pictures.shape[-1] != self.classifier.config.image_size  # type: ignore[union-attr]
-        logits: Tensor = self.classifier(pixel_values=pictures, interpolate_pos_encoding=resample).logits
-        return logits
-
-
-def _vit(architecture: Architecture, num_classes: int) -> nn.Module:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    config = ViTConfig(**architecture, num_labels=num_classes)  # type: ignore[call-arg]
-    return VisionTransformer(ViTForImageClassification(config))
-
-
-def _small_vit(image_size: int) -> Architecture:
-    """A ViT that learns small pictures from random weights: patches of an eighth of the side (4 of 32 pixels)."""
-    return {
-        "image_size": image_size,
-        "patch_size": max(2, image_size // 8),
-        "hidden_size": 128 if image_size <= 16 else 192,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "intermediate_size": 256 if image_size <= 16 else 384,
-    }
-
-
-VIT_FIELDS = {
-    "image_size",
-    "patch_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "qkv_bias",
-}
-"""What of a ViT's configuration decides its computation."""
-
-
-def _vit_from_source(folder: Path, num_classes: int) -> tuple[nn.Module, Architecture]:
-    from transformers import ViTForImageClassification
-
-    loaded: Any = ViTForImageClassification.from_pretrained(
-        folder,
-        num_labels=num_classes,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # for the head; whatever else does not fit is refused below
-        local_files_only=True,
-        output_loading_info=True,
-        dtype=torch.float32,  # else a file in half precision makes a network in half precision
-    )
-    classifier, report = loaded
-    mismatched = {name for name, *_ in report["mismatched_keys"]}
-    wrong = mismatched.union(report["missing_keys"], report["unexpected_keys"])
-    # Without a head of its own a ViT may have a pooler, which classification does not use.
-    if wrong := {name for name in wrong if not name.startswith(("classifier.", "pooler.", "vit.pooler."))}:
-        raise ValueError(f"{len(wrong)} parameters do not fit its config.json, {min(wrong)} among them")
-    kept = VIT_FIELDS & classifier.config.to_dict().keys()
-    return VisionTransformer(classifier), {name: classifier.config.to_dict()[name] for name in sorted(kept)}
 
 
 def _imagenet_source(
@@ -244,10 +186,10 @@ MODELS: dict[str, ModelFamily] = {
         head="classifier.",
     ),
     "vit": ModelFamily(
-        build=_vit,
-        from_scratch=_small_vit,
+        build=vit,
+        from_scratch=small_vit,
         hub_id="google/vit-base-patch16-224-in21k",
-        from_source=_vit_from_source,
+        from_source=vit_from_source,
         head="classifier.classifier.",
     ),
 }

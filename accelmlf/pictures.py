@@ -88,7 +88,7 @@ class ArraySource:
 
     def update(self, digest: "hashlib._Hash") -> None:
         for array in (self.pictures.numpy(), self.labels.numpy()):
-            digest.update(array)
+            digest.update(array.data)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class FileSource:
     def update(self, digest: "hashlib._Hash") -> None:
         for fingerprint in in_threads(file_fingerprint, self.paths):
             digest.update(fingerprint)
-        digest.update(self.labels.numpy())
+        digest.update(self.labels.numpy().data)
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -56,7 +56,7 @@ class Prefetch(Technique):
     @functools.cached_property
     def side_stream(self) -> torch.cuda.Stream:
         """One for the whole run, because the allocator keeps memory apart for each stream."""
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return torch.cuda.Stream(self.device)
 
     def prepare_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         side = self.side_stream

@@ -102,7 +102,7 @@ class MlflowRun:
                 mlflow.end_run(status)
 
     def _log_metrics(self, figures: dict[str, float], step: int) -> None:
-        now = get_current_time_millis()  # type: ignore[no-untyped-call]
+        now = get_current_time_millis()
         metrics = [Metric(name, value, now, step) for name, value in figures.items()]
         with storage_errors():
             self.client.log_batch(self.run_id, metrics=metrics)

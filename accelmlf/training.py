@@ -117,7 +117,7 @@ def train_epoch(work: Workload, accumulation_steps: int, watch: Callable[[Iterat
             with work.techniques.forward_context():
                 loss = F.cross_entropy(work.model(batch.pictures), batch.labels)
             meter.lap("forward")
-            work.scaler.scale(loss * share_of_step).backward()  # type: ignore[no-untyped-call]
+            work.scaler.scale(loss * share_of_step).backward()
             meter.lap("backward")
             loss_sum += loss.detach() * len(batch.labels)
             if ends_step:
@@ -185,7 +185,7 @@ def warm_up(work: Workload) -> None:
         batch = _dummy(work, work.train, size)
         with work.techniques.forward_context():
             loss = F.cross_entropy(work.model(batch.pictures), batch.labels)
-        work.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        work.scaler.scale(loss).backward()
         take_step(work)
     work.model.eval()
     with torch.no_grad(), work.techniques.forward_context():

@@ -110,7 +110,7 @@ def make_cifar(kind: type[CIFAR10], home: Path, *, replaced: Mapping[str, bytes]
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[str]:
+def serve(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
     """The files of a folder over HTTP, with the headers by which a hub tells its files apart; the folder's URL."""
 
     class Handler(SimpleHTTPRequestHandler):
@@ -121,10 +121,10 @@ def serve(folder: Path) -> Iterator[str]:
             self.send_header("X-Repo-Commit", "0" * 40)
             super().end_headers()
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+    with ThreadingHTTPServer((host, 0), partial(Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            yield f"http://{host}:{server.server_address[1]}"
         finally:
             server.shutdown()
 

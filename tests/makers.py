@@ -52,8 +52,8 @@ def make_pictures(count: int, *, side: int = 8, seed: int = 0) -> ArraySource:
 
 
 def make_splits(train: int = 71, *, side: int = 8) -> Splits:
-    parts = [make_pictures(count, side=side, seed=seed) for seed, count in enumerate((train, 20, 21))]
-    return Splits(*parts, class_names=("red", "green", "blue"), digest="test")
+    train_set, validation, test = (make_pictures(n, side=side, seed=seed) for seed, n in enumerate((train, 20, 21)))
+    return Splits(train_set, validation, test, class_names=("red", "green", "blue"), digest="test")
 
 
 def make_config(**settings: Any) -> RunConfig:

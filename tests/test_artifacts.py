@@ -29,7 +29,7 @@ def quality(loss: float = 0.5) -> Quality:
 def epochs(count: int, **measured: Any) -> list[EpochMetrics]:
     phases = dict.fromkeys(PHASES, 0.25)
     return [
-        EpochMetrics(number, 1 / number, 0.01, quality(), Cost(2.0, phases, 40, **measured), 0.5, 2.0 * number)
+        EpochMetrics(number, 1 / number, 0.01, None, quality(), Cost(2.0, phases, 40, **measured), 0.5, 2.0 * number)
         for number in range(1, count + 1)
     ]
 

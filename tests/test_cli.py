@@ -38,9 +38,9 @@ def test_mlproject_declares_what_the_command_line_has(entry_point: str) -> None:
     assert set(declared) <= flags
     command = PROJECT[entry_point]["command"]
     assert command.startswith(f"python -m accelmlf {entry_point} ")
-    assert {f"--{name} {{{name}}}" for name in declared} <= set(
+    assert {f"--{name} {{{name}}}" for name in declared} <= {
         " ".join(pair) for pair in zip(command.split(), command.split()[1:], strict=False)
-    )
+    }
     assert "'" not in command and '"' not in command
 
 

@@ -1,7 +1,10 @@
+import errno
 import os
 import pickle
 import shutil
+import socket
 import socketserver
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,14 +15,15 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from accelmlf import data
+from accelmlf import data, pictures
 from accelmlf.data import DATASETS, Splits, cifar, fetched_once, load_splits, stratified
-from accelmlf.errors import ConfigError, DataError
+from accelmlf.errors import ConfigError, DataError, DiskError
 from tests.data_makers import (
     PICTURES_PER_BATCH,
     UNREACHABLE,
     header_of_png,
     make_cifar,
+    md5,
     pixels,
     random_image,
     serve,
@@ -63,10 +67,10 @@ def test_the_digits_are_1078_for_training_359_for_validation_and_360_for_test(tm
 
 
 def test_the_digits_are_grey_8_by_8_and_use_the_whole_range(tmp_path: Path) -> None:
-    pictures = load("digits", tmp_path).train.in_memory().pictures
-    assert (pictures.shape[1:], pictures.dtype) == ((3, 8, 8), torch.uint8)
-    assert (int(pictures.min()), int(pictures.max())) == (0, 255)
-    assert torch.equal(pictures[:, 0], pictures[:, 2])
+    held = load("digits", tmp_path).train.in_memory().pictures
+    assert (held.shape[1:], held.dtype) == ((3, 8, 8), torch.uint8)
+    assert (int(held.min()), int(held.max())) == (0, 255)
+    assert torch.equal(held[:, 0], held[:, 2])
 
 
 def test_the_parts_of_the_digits_are_stratified_and_share_no_index(tmp_path: Path) -> None:
@@ -153,16 +157,42 @@ def test_classes_are_numbered_by_name_and_hidden_files_are_not_seen(tmp_path: Pa
     assert splits.train.labels[40] == 2
 
 
-def test_a_stream_holds_nothing_and_gives_the_same_pictures(tmp_path: Path) -> None:
-    write_folder(tmp_path, sides=(20,))
+@pytest.mark.parametrize("sides", [(20,), (9, 5, 12), (9, 20)], ids=str)
+def test_a_stream_holds_nothing_and_gives_the_same_pictures(tmp_path: Path, sides: tuple[int, ...]) -> None:
+    write_folder(tmp_path, sides=sides)
     held, streamed = load("folder", tmp_path), load("folder", tmp_path, in_memory=False)
     assert held.train.bytes_to_load() == 0 < streamed.train.bytes_to_load()
-    pictures = torch.stack([streamed.train.picture(n) for n in range(len(streamed.train))])
-    assert torch.equal(pictures, held.train.in_memory().pictures)
-    assert not torch.equal(pictures, held.train.in_memory().pictures.flip(0))
+    seen = torch.stack([streamed.train.picture(n) for n in range(len(streamed.train))])
+    assert torch.equal(seen, held.train.in_memory().pictures)
+    assert not torch.equal(seen, held.train.in_memory().pictures.flip(0))
 
 
-def test_a_pixel_changes_the_digest_of_a_folder_in_memory(tmp_path: Path) -> None:
+def test_a_stream_has_read_the_headers_before_loader_processes_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path)
+    splits = load("folder", tmp_path, in_memory=False)
+    monkeypatch.setattr(pictures, "shorter_side", None)
+    for part in (splits.train, splits.validation, splits.test):
+        assert part.picture(0).shape == (3, 16, 16)
+    with pytest.raises(TypeError):
+        load("folder", tmp_path, in_memory=False)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "folder"])
+def test_the_digest_is_the_same_in_both_pipelines_and_at_every_image_size(
+    tmp_path: Path, use_kind: Any, dataset: str
+) -> None:
+    write_folder(tmp_path, sides=(9, 20))
+    use_kind("cifar10", make_cifar(CIFAR10, tmp_path))
+    ways = [(16, True), (16, False), (8, True), (64, True), (64, False)]
+    splits = [load(dataset, tmp_path, image_size=size, in_memory=in_memory) for size, in_memory in ways]
+    assert len({each.digest for each in splits}) == 1
+    assert splits[0].train.picture(0).shape != splits[-1].train.picture(0).shape or dataset == "digits"
+    assert load(dataset, tmp_path, validation="test").digest != splits[0].digest
+
+
+def test_a_pixel_changes_the_digest_of_a_folder(tmp_path: Path) -> None:
     write_folder(tmp_path, suffixes=(".bmp",))
     before, again = load("folder", tmp_path).digest, load("folder", tmp_path).digest
     path = tmp_path / "test" / "dog" / "000.bmp"
@@ -197,6 +227,11 @@ def a_text_file(root: Path) -> None:
     (root / "train" / "dog" / "notes.txt").write_text("x")
 
 
+def a_file_without_suffix(root: Path) -> None:
+    a_text_file(root)
+    (root / "train" / "dog" / "README").write_text("x")
+
+
 def a_deeper_folder(root: Path) -> None:
     (root / "train" / "dog" / "more").mkdir()
 
@@ -216,7 +251,8 @@ FOLDER_FAULTS = {
     other_classes: "do not have the same classes: bird, cat",
     empty_class: "fish is empty",
     a_text_file: r"dog holds 1 files that are no pictures \(\.txt\)",
-    a_deeper_folder: "dog holds 1 files that are no pictures",
+    a_file_without_suffix: r"dog holds 2 files that are no pictures \(\.txt, no suffix\)",
+    a_deeper_folder: r"dog holds 1 files that are no pictures \(no suffix\)",
     a_broken_picture: r"007\.png: the file cannot be read",
     a_folder_called_picture: r"trap\.png: the file cannot be read",
 }
@@ -231,6 +267,21 @@ def test_a_fault_of_a_folder_is_said_in_one_line(tmp_path: Path, spoil: Any) -> 
         load("folder", tmp_path)
     assert caught.value.setting == "data_dir"
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path)
+    load("folder", tmp_path)
+    list_folder = Path.iterdir
+
+    def refuse(path: Path) -> Any:  # the tests may run as root, whom no file mode keeps out
+        if path.name == "dog":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"train/dog cannot be read \(Permission denied\)"):
+        load("folder", tmp_path)
 
 
 def test_classes_too_small_for_a_validation_part_are_refused_and_do_without_one(tmp_path: Path) -> None:
@@ -262,9 +313,9 @@ def test_an_archive_in_its_folder_is_read_and_cut_into_parts(tmp_path: Path, use
     kind = make_cifar(KINDS[name], tmp_path)
     use_kind(name, kind)
     splits = load(name, tmp_path, image_size=32)
-    pictures = PICTURES_PER_BATCH * len(kind.train_list)
-    held_out = max(pictures // 10, splits.num_classes)
-    assert splits.sizes() == {"train": pictures - held_out, "validation": held_out, "test": PICTURES_PER_BATCH}
+    count = PICTURES_PER_BATCH * len(kind.train_list)
+    held_out = max(count // 10, splits.num_classes)
+    assert splits.sizes() == {"train": count - held_out, "validation": held_out, "test": PICTURES_PER_BATCH}
     assert splits.class_names == tuple(f"class{n}" for n in range(splits.num_classes))
     assert len(set(counts(splits.test.labels))) == 1
 
@@ -280,6 +331,8 @@ def test_the_pixels_are_those_of_the_archive_and_smaller_ones_are_reduced(
     assert torch.equal(test.in_memory().pictures, torch.from_numpy(stored["data"]).view(-1, 3, 32, 32))
     small = load(name, tmp_path, image_size=8).test.in_memory().pictures
     assert small.shape == (PICTURES_PER_BATCH, 3, 8, 8)
+    streamed = load(name, tmp_path, image_size=8, in_memory=False).test
+    assert torch.equal(torch.stack([streamed.picture(n) for n in range(PICTURES_PER_BATCH)]), small)
 
 
 def test_an_archive_is_fetched_into_a_folder_that_is_made_for_it(tmp_path: Path, use_kind: Any) -> None:
@@ -334,18 +387,95 @@ def test_a_flipped_byte_is_mended_from_the_archive_or_refused(tmp_path: Path, us
         load("cifar10", tmp_path)
 
 
-def test_a_cut_archive_is_refused_or_fetched_again(tmp_path: Path, use_kind: Any) -> None:
+def test_a_wrong_archive_is_refused_with_both_checksums_and_not_replaced(tmp_path: Path, use_kind: Any) -> None:
     home, data_dir = tmp_path / "home", tmp_path / "data"
     kind = make_cifar(CIFAR10, home)
     use_kind("cifar10", kind)
     data_dir.mkdir()
-    (data_dir / kind.filename).write_bytes((home / kind.filename).read_bytes()[:1000])
-    with pytest.raises(DataError, match="fails its checksum"):
-        load("cifar10", data_dir)
-    assert not (data_dir / kind.base_folder).exists()
+    cut = (home / kind.filename).read_bytes()[:1000]
+    archive = data_dir / kind.filename
+    archive.write_bytes(cut)
     with serve(home) as url:
         kind.url = f"{url}/{kind.filename}"
+        with pytest.raises(DataError, match=f"has the MD5 {md5(cut)}, not {kind.tgz_md5}"):
+            load("cifar10", data_dir)
+        assert archive.read_bytes() == cut
+        assert not (data_dir / kind.base_folder).exists()
+        archive.unlink()
         assert load("cifar10", data_dir).sizes()["test"] == PICTURES_PER_BATCH
+
+
+def test_a_wrong_archive_from_the_network_leaves_nothing(tmp_path: Path, use_kind: Any) -> None:
+    home, data_dir = tmp_path / "home", tmp_path / "data"
+    kind = make_cifar(CIFAR10, home)
+    use_kind("cifar10", kind)
+    right = (home / kind.filename).read_bytes()
+    (home / kind.filename).write_bytes(right[:1000])
+    with serve(home) as url:
+        kind.url = f"{url}/{kind.filename}"
+        with pytest.raises(DataError, match=f"has the MD5 {md5(right[:1000])}, not {kind.tgz_md5}"):
+            load("cifar10", data_dir)
+        assert [path.name for path in data_dir.iterdir()] == [".lock"]
+        (home / kind.filename).write_bytes(right)
+        load("cifar10", data_dir)
+    assert {path.name for path in data_dir.iterdir()} == {".lock", kind.filename, kind.base_folder}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+def test_plain_http_is_for_this_machine_alone(tmp_path: Path, use_kind: Any) -> None:
+    kind = make_cifar(CIFAR10, tmp_path / "home")
+    use_kind("cifar10", kind)
+    for host in ("127.0.0.2", "127.0.0.1"):
+        with serve(tmp_path / "home", host) as url:
+            kind.url = f"{url}/{kind.filename}"
+            if host == "127.0.0.1":
+                load("cifar10", tmp_path / "data")
+            else:
+                with pytest.raises(DataError, match=f"{url}/.* is not https"):
+                    load("cifar10", tmp_path / "data")
+
+
+def test_https_that_fails_is_not_tried_again_without(tmp_path: Path, use_kind: Any) -> None:
+    kind = make_cifar(CIFAR10, tmp_path / "home")
+    use_kind("cifar10", kind)
+    with serve(tmp_path / "home") as url:
+        kind.url = f"{url.replace('http:', 'https:')}/{kind.filename}"
+        with pytest.raises(DataError, match="SSL"):
+            load("cifar10", tmp_path / "data")
+        kind.url = f"{url}/{kind.filename}"
+        load("cifar10", tmp_path / "data")
+
+
+@EVERY_KIND
+def test_the_published_archives_come_over_https(name: str) -> None:
+    assert KINDS[name].url.startswith("https://")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
+def test_a_full_disk_is_not_the_fault_of_the_data(tmp_path: Path, use_kind: Any) -> None:
+    kind = make_cifar(CIFAR10, tmp_path / "home")
+    use_kind("cifar10", kind)
+    part = tmp_path / "data" / f"{kind.filename}.part"
+    part.parent.mkdir()
+    part.symlink_to("/dev/full")
+    with serve(tmp_path / "home") as url:
+        kind.url = f"{url}/{kind.filename}"
+        with pytest.raises(DiskError, match="No space left on device"):
+            load("cifar10", part.parent)
+        assert not part.is_symlink()
+        load("cifar10", part.parent)
+
+
+def test_a_folder_that_cannot_be_written_to_will_do_when_all_is_there(tmp_path: Path, use_kind: Any) -> None:
+    kind = make_cifar(CIFAR10, tmp_path)
+    use_kind("cifar10", kind)
+    digest = load("cifar10", tmp_path).digest
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").mkdir()  # root may write everywhere, but not to this
+    assert load("cifar10", tmp_path).digest == digest
+    flip_a_byte(tmp_path / kind.base_folder / "data_batch_3")
+    with pytest.raises(DiskError, match="Choose a folder that can be written to"):
+        load("cifar10", tmp_path)
 
 
 @EVERY_KIND
@@ -380,7 +510,7 @@ class Answer(socketserver.BaseRequestHandler):
 def test_a_download_that_ends_early_is_an_error_soon(
     tmp_path: Path, use_kind: Any, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(data, "DOWNLOAD_STALL_S", 0.3)
+    monkeypatch.setattr(data, "NETWORK_TIMEOUT_S", 0.3)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
         server.way, server.stop = way, threading.Event()  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -396,6 +526,26 @@ def test_a_download_that_ends_early_is_an_error_soon(
             server.stop.set()  # type: ignore[attr-defined]
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems answer where a queue is full")
+def test_a_network_that_drops_packets_is_an_error_soon(
+    tmp_path: Path, use_kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "NETWORK_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        waiting = [socket.socket() for _ in range(3)]  # they fill the queue that nobody serves
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/{CIFAR10.filename}"
+        use_kind("cifar10", type("Dropping", (CIFAR10,), {"url": url}))
+        started_s = time.monotonic()
+        with pytest.raises(DataError, match="cannot be fetched.*timed out"):
+            load("cifar10", tmp_path)
+        assert time.monotonic() - started_s < 4
+        for each in waiting:
+            each.close()
 
 
 @EVERY_KIND

@@ -124,7 +124,7 @@ def test_a_signal_closes_the_run_as_killed_and_leaves_no_process(
     variables = environment(store_uri) | {"MLFLOW_EXPERIMENT_NAME": f"e2e-{tmp_path.name}"}
     process = subprocess.Popen(
         command, env=variables, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # a background shell ignores it
     )  # fmt: skip
     wait_for_line(process, "epoch    1/5000")
     family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from accelmlf import environment
-from accelmlf.environment import PACKAGES, as_tags, describe, pick_device
+from accelmlf.environment import PACKAGES, as_tags, code_state, describe, pick_device
 from accelmlf.errors import ConfigError, DeviceError
 
 CPU = torch.device("cpu")
@@ -91,6 +91,51 @@ def test_the_state_of_the_code_is_its_commit_or_nothing_outside_a_checkout() -> 
     state = describe(CPU)["code"]
     assert {state[name] for name in ("commit",) if name in state} == expected
     assert state.get("uncommitted_changes", "true") in ("true", "false")
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    (tmp_path / "accelmlf").mkdir()
+    (tmp_path / "accelmlf" / "__init__.py").write_text("")
+    (tmp_path / "README.md").write_text("")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "README.md")
+    git(tmp_path, "commit", "--quiet", "--message", "first")
+    return tmp_path
+
+
+def test_code_that_the_repository_found_does_not_track_has_no_state(checkout: Path) -> None:
+    assert code_state(checkout) == {}
+    git(checkout, "add", "accelmlf")
+    git(checkout, "commit", "--quiet", "--message", "second")
+    state = code_state(checkout)
+    assert len(state["commit"]) == 40
+    assert state["uncommitted_changes"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ("accelmlf/__init__.py", "true"),
+        ("accelmlf/new.py", "true"),
+        ("accelmlf/deeper/new.py", "true"),
+        ("accelmlf/notes.txt", "false"),
+        ("elsewhere.py", "false"),
+    ],
+)
+def test_a_changed_or_new_file_of_the_package_is_an_uncommitted_change(
+    checkout: Path, changed: str, expected: str
+) -> None:
+    git(checkout, "add", "accelmlf")
+    git(checkout, "commit", "--quiet", "--message", "second")
+    (checkout / changed).parent.mkdir(exist_ok=True)
+    (checkout / changed).write_text("pass\n")
+    assert code_state(checkout)["uncommitted_changes"] == expected
 
 
 def test_tags_are_flat_texts_and_leave_out_what_is_not_known() -> None:

@@ -79,6 +79,13 @@ def test_memory_that_numpy_cannot_get_is_recognised() -> None:
     ("text", "remedy"),
     [
         ("CUDA out of memory. Tried to allocate 2.00 GiB", "batch_size"),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", "leave resident out"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "batch_size"),
+        (
+            "Caught AcceleratorError in pin memory thread for device 0.\nCUDA error: out of memory",
+            "leave pin_memory out",
+        ),
+        ("CUDA error: out of memory, in cudaHostAlloc", "leave pin_memory out"),
         ("unable to write to file </torch_1>: No space left on device (28)", "/dev/shm"),
         ("DataLoader worker (pid 7) is killed by signal: Killed.", "workers"),
     ],
@@ -87,6 +94,13 @@ def test_the_words_of_memory_running_out_lead_to_their_remedy(text: str, remedy:
     known = recognise(RuntimeError(text), batch_size=8)
     assert isinstance(known, MemoryExhaustedError)
     assert remedy in known.remedy
+
+
+def test_a_loader_process_that_hangs_is_recognised() -> None:
+    known = recognise(RuntimeError("DataLoader timed out after 300.0 seconds"), batch_size=8)
+    assert type(known) is AccelmlfError
+    assert (known.exit_code, known.outcome) == (70, "failed")
+    assert "leave workers out" in known.remedy
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
@@ -104,7 +118,13 @@ def test_a_place_that_cannot_be_written_is_named(number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shapes differ"), OSError(errno.ENOENT, "no such file"), errors.DataError("a", 1, "b", "c")]
+    "error",
+    [
+        RuntimeError("shapes differ"),
+        RuntimeError("Caught ValueError in pin memory thread for device 0."),
+        OSError(errno.ENOENT, "no such file"),
+        errors.DataError("a", 1, "b", "c"),
+    ],
 )
 def test_any_other_error_comes_back_as_it_is(error: Exception) -> None:
     assert recognise(error, batch_size=8) is error

@@ -1,11 +1,14 @@
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from accelmlf import loading
 from accelmlf.augmentation import AUGMENTATIONS, PictureTransform
 from accelmlf.batches import Batch, BatchPlan
-from accelmlf.errors import AccelmlfError, ConfigError, DataError
+from accelmlf.errors import AccelmlfError, ConfigError, DataError, recognise
 from accelmlf.loading import BatchLoader, make_loader
 from accelmlf.pictures import FileSource
 from tests.data_makers import random_image
@@ -23,16 +26,24 @@ WAYS = {
 EVERY_WAY = pytest.mark.parametrize("way", WAYS)
 
 
-def files_in(folder: Path, side: int) -> FileSource:
+class Hanging(FileSource):
+    """Files on a disk that does not answer."""
+
+    def picture(self, index: int) -> torch.Tensor:
+        time.sleep(3)
+        return super().picture(index)
+
+
+def files_in(folder: Path, *sides: int) -> FileSource:
     paths = [folder / f"picture {number}.png" for number in range(COUNT)]
     for number, path in enumerate(paths):
-        random_image(side, seed=number).save(path)
+        random_image(sides[number % len(sides)], seed=number).save(path)
     return FileSource(paths, torch.arange(COUNT), SIZE)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> FileSource:
-    return files_in(tmp_path, side=18)
+    return files_in(tmp_path, 18)
 
 
 def loader_of(
@@ -74,10 +85,12 @@ def test_order_and_pixels_are_the_same_in_every_way_over_two_epochs(source: File
     assert labels_of(found) != labels_of(epoch_of(plain, 1))
 
 
-@pytest.mark.parametrize("side", [8, 12, 18])
+@pytest.mark.parametrize("sides", [(8,), (12,), (18,), (5, 9), (5, 18)], ids=str)
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_both_pipelines_augment_alike_and_another_seed_does_not(tmp_path: Path, augmentation: str, side: int) -> None:
-    source = files_in(tmp_path, side)
+def test_both_pipelines_augment_alike_and_another_seed_does_not(
+    tmp_path: Path, augmentation: str, sides: Sequence[int]
+) -> None:
+    source = files_in(tmp_path, *sides)
     held, streamed, reseeded = (
         pictures_of(epoch_of(loader_of(source, way, seed=seed, augmentation=augmentation), 1))
         for way, seed in (("memory", 0), ("stream", 0), ("memory", 1))
@@ -133,6 +146,28 @@ def test_a_broken_picture_is_named_wherever_it_is_decoded(source: FileSource, wa
     assert "picture 5.png: the file cannot be read as a picture" in str(error)
 
 
+def test_a_process_that_hangs_is_an_error_and_a_slow_loader_without_processes_is_not(
+    source: FileSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "WORKER_TIMEOUT_S", 0.5)
+    hanging = Hanging(source.paths[:1], source.labels[:1], SIZE)
+    transform = PictureTransform(AUGMENTATIONS["none"], SIZE, "half")
+
+    def only_batch(num_workers: int) -> Batch | AccelmlfError:
+        loader = make_loader(
+            hanging, BatchPlan(1, 1, shuffled=False), transform, pipeline="stream", num_workers=num_workers
+        )
+        (batch,) = loader.batches
+        return batch
+
+    assert isinstance(only_batch(0), Batch)
+    with pytest.raises(RuntimeError, match="timed out") as caught:
+        only_batch(1)
+    known = recognise(caught.value, batch_size=1)
+    assert isinstance(known, AccelmlfError) and known.exit_code == 70
+    assert "workers" in str(known)
+
+
 @pytest.mark.parametrize("way", [way for way in WAYS if "memory" in way])
 def test_a_broken_picture_is_named_before_the_first_batch_where_all_are_held(source: FileSource, way: str) -> None:
     source.paths[5].write_bytes(b"broken")
@@ -157,6 +192,6 @@ def test_a_dummy_batch_is_like_a_real_one(source: FileSource, way: str, shuffled
 
 def test_a_stream_cannot_be_resident(source: FileSource) -> None:
     plan = BatchPlan(COUNT, BATCH_SIZE)
-    transform = PictureTransform(AUGMENTATIONS["shift"], SIZE, "half")
+    transform = PictureTransform(AUGMENTATIONS["none"], SIZE, "half")
     with pytest.raises(ConfigError, match="pipeline=stream: resident"):
         make_loader(source, plan, transform, pipeline="stream", resident_on=CPU)

@@ -73,7 +73,7 @@ def test_a_model_takes_small_pictures_and_one_step_changes_every_weight(model: s
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(2):  # the first step leaves what a zero factor hides
         logits = network(torch.randn(4, 3, side, side))
-        F.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
         optimizer.step()
     assert logits.shape == (4, 7)
     same = [name for name, value in network.named_parameters() if torch.equal(value, before[name])]
@@ -124,6 +124,7 @@ def test_saved_weights_build_the_same_network_whatever_size_is_asked_for(model: 
     assert torch.equal(again.eval()(pictures), network.eval()(pictures))
     assert not torch.equal(again(pictures), small(model, seed=1).eval()(pictures))
     assert again.architecture == network.architecture
+    assert (network.source, again.source) == ("random", str(tmp_path / "x.safetensors"))
 
 
 @EVERY_MODEL
@@ -171,6 +172,18 @@ def test_a_file_of_another_model_is_refused(saved_vit: bytes, tmp_path: Path) ->
         build_model("vit", str(path), num_classes=3, image_size=16)
 
 
+@pytest.mark.parametrize("text", [None, "{", "[]", "3", '{"hidden_size": "many"}', '{"stem": "cifar"}'])
+def test_a_file_that_does_not_say_how_its_network_is_built_is_refused(tmp_path: Path, text: str | None) -> None:
+    path, network = tmp_path / "x.safetensors", small("vit")
+    for architecture in (json.dumps(network.architecture), text):
+        metadata = {} if architecture is None else {"accelmlf.architecture": architecture}
+        save_file(dict(network.state_dict()), path, {"accelmlf.model": "vit", **metadata})
+        if architecture != text:
+            build_model("vit", str(path), num_classes=3, image_size=16)
+    with pytest.raises(DataError, match=r"x\.safetensors: (the file does not say how|.*parameters|other shapes)"):
+        build_model("vit", str(path), num_classes=3, image_size=16)
+
+
 @pytest.mark.parametrize("spoil", ["missing", "extra", "shape"])
 def test_a_file_with_other_parameters_than_the_networks_is_refused(tmp_path: Path, spoil: str) -> None:
     network, path = small("vit"), tmp_path / "x.safetensors"
@@ -186,6 +199,15 @@ def test_a_file_with_other_parameters_than_the_networks_is_refused(tmp_path: Pat
     save_file({k: v for k, v in state.items() if k != name} | changed[spoil], path, metadata)
     with pytest.raises(DataError, match="other shapes" if spoil == "shape" else "not this network's parameters"):
         build_model("vit", str(path), num_classes=3, image_size=16)
+
+
+def test_a_file_and_a_folder_are_found_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_weights(small("vit"), tmp_path / "x.safetensors", model="vit")
+    vit_folder(tmp_path / "folder")
+    for name in ("x.safetensors", "folder"):
+        network = build_model("vit", f"~/{name}", num_classes=3, image_size=16)
+        assert network.source == str(tmp_path / name)
 
 
 # a folder in the hub's form
@@ -286,7 +308,26 @@ def test_a_folder_with_nothing_but_a_pickle_is_refused(tmp_path: Path, model: st
 # the hub
 
 
-@pytest.mark.parametrize("weights", ["pretrained", "nobody/nothing", "./absent.safetensors", "no such thing"])
+PATHS_OF_NOTHING = ["./absent", "../absent", "/absent", "~/absent", "~nobody/absent", "absent.safetensors", "a\\b"]
+
+
+@pytest.mark.parametrize("weights", PATHS_OF_NOTHING)
+def test_what_is_clearly_a_path_is_not_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    import huggingface_hub
+
+    def ask(*_: object, **__: object) -> None:
+        raise RuntimeError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
+    with pytest.raises(DataError, match="the hub was asked"):
+        build_model("vit", "absent/absent", num_classes=3, image_size=32)
+    with pytest.raises(DataError, match="there is no such file or folder") as caught:
+        build_model("vit", weights, num_classes=3, image_size=32)
+    assert caught.value.value == weights
+    assert "weights=<folder" in caught.value.remedy
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "nobody/nothing", "no such thing"])
 @EVERY_MODEL
 def test_weights_that_cannot_be_had_are_an_error_that_says_how_to_get_them(model: str, weights: str) -> None:
     started_s = time.monotonic()
@@ -309,6 +350,7 @@ def ask(weights):
     try:
         network = build_model("vit", weights, num_classes=5, image_size=16)
         answer = {"token": network.state_dict()["classifier.vit.embeddings.cls_token"].flatten().tolist()}
+        answer["source"] = network.source
     except DataError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer | {"seconds": time.monotonic() - started_s}), flush=True)
@@ -333,5 +375,27 @@ def test_weights_come_from_the_hub_and_then_from_its_cache_and_else_not_at_all(t
     rest, _ = process.communicate("the server is gone\n", timeout=60)
     cached, absent = map(json.loads, rest.splitlines())
     assert fetched["token"] == cached["token"] == token.flatten().tolist()
+    assert fetched["source"] == cached["source"] == f"someone/tiny@{'0' * 40}"
     assert "someone/else is no file or folder here, and the hub did not give it" in absent["error"]
     assert max(cached["seconds"], absent["seconds"]) < QUICKLY_S
+
+
+LOAD_TWICE = """
+import sys
+from transformers import ViTForImageClassification
+from accelmlf.models import build_model
+
+build_model("vit", sys.argv[1], num_classes=3, image_size=16)
+print("now transformers itself", file=sys.stderr)
+ViTForImageClassification.from_pretrained(sys.argv[1], num_labels=3, ignore_mismatched_sizes=True)
+"""
+
+
+def test_a_vit_is_loaded_in_silence_and_transformers_is_as_loud_as_before_afterwards(tmp_path: Path) -> None:
+    vit_folder(tmp_path)
+    command = [sys.executable, "-c", LOAD_TWICE, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    ours, theirs = done.stderr.split("now transformers itself")
+    for words in ("Loading weights", "LOAD REPORT"):
+        assert words not in ours
+        assert words in theirs

@@ -1,5 +1,8 @@
+import hashlib
 import math
+import pickle
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from accelmlf import pictures
 from accelmlf.errors import DataError
 from accelmlf.pictures import (
+    HASHED_BYTES,
     ArraySource,
     FileSource,
+    Source,
     decode,
     free_host_memory_bytes,
     refuse_if_too_large,
@@ -104,17 +110,16 @@ def test_a_picture_that_is_not_square_is_cut_to_its_centre(
 ) -> None:
     image = random_image(width, height)
     path = saved(image, tmp_path / "x.png")
-    assert torch.equal(decode(path, 100), pixels(image)[:, top : top + 8, left : left + 8])
+    assert torch.equal(decode(path, 8), pixels(image)[:, top : top + 8, left : left + 8])
     assert shorter_side(path) == 8
 
 
-def test_a_larger_picture_is_reduced_a_smaller_one_kept_and_enlarged_only_where_asked(tmp_path: Path) -> None:
+def test_a_picture_of_another_size_is_resized_and_one_of_the_same_kept(tmp_path: Path) -> None:
     image = random_image(12)
     path = saved(image, tmp_path / "x.png")
     assert decode(path, 5).shape == (3, 5, 5)
     assert torch.equal(decode(path, 12), pixels(image))
-    assert torch.equal(decode(path, 100), pixels(image))
-    assert decode(path, 100, enlarge_to=20).shape == (3, 20, 20)
+    assert decode(path, 20).shape == (3, 20, 20)
 
 
 def test_reducing_averages_what_it_leaves_out(tmp_path: Path) -> None:
@@ -172,8 +177,9 @@ def file_source(folder: Path, sides: list[int], image_size: int) -> FileSource:
     return FileSource(paths, torch.arange(len(paths)) % 2, image_size)
 
 
-def test_files_in_memory_are_the_files_one_by_one(tmp_path: Path) -> None:
-    source = file_source(tmp_path, [12, 9, 30], 9)
+@pytest.mark.parametrize("image_size", [7, 9, 20, 50])
+def test_files_in_memory_are_the_files_one_by_one(tmp_path: Path, image_size: int) -> None:
+    source = file_source(tmp_path, [12, 9, 30], image_size)
     held = source.in_memory()
     assert torch.equal(held.pictures, torch.stack([source.picture(n) for n in range(3)]))
     assert torch.equal(held.labels, source.labels)
@@ -187,6 +193,45 @@ def test_pictures_of_several_sizes_are_held_at_the_largest_up_to_the_image_size(
     source = file_source(tmp_path, sides, image_size)
     assert source.in_memory().pictures.shape == (len(sides), 3, stored, stored)
     assert source.bytes_to_load() == source.in_memory().pictures.nbytes
+
+
+def test_the_headers_are_read_once_and_not_again_where_the_source_travels_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = file_source(tmp_path, [4, 7], 20)
+    fresh = pickle.loads(pickle.dumps(source))
+    source.bytes_to_load()
+    arrived = pickle.loads(pickle.dumps(source))
+    monkeypatch.setattr(pictures, "shorter_side", None)
+    assert arrived.picture(0).shape == (3, 7, 7)
+    with pytest.raises(TypeError):
+        fresh.picture(0)
+
+
+def test_no_more_headers_are_read_than_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read = file_source(tmp_path, [9, 4], 8), []
+
+    def count(path: Path) -> int:
+        read.append(path)
+        return shorter_side(path)
+
+    monkeypatch.setattr(pictures, "shorter_side", count)
+    paths = [*source.paths] * 1000
+    FileSource(paths, torch.zeros(2000), 10).bytes_to_load()
+    assert len(read) == 2000
+    read.clear()
+    FileSource(paths, torch.zeros(2000), 8).bytes_to_load()
+    assert len(read) <= 1000
+
+
+def test_an_array_gives_no_picture_larger_than_the_image_size(tmp_path: Path) -> None:
+    image = random_image(12)
+    stored, labels = pixels(image)[None], torch.tensor([0])
+    small, plain = ArraySource(stored, labels, 5), ArraySource(stored, labels, 20)
+    assert torch.equal(small.picture(0), decode(saved(image, tmp_path / "x.png"), 5))
+    assert torch.equal(small.in_memory().pictures[0], small.picture(0))
+    assert torch.equal(plain.in_memory().pictures[0], stored[0])
+    assert (small.bytes_to_load(), plain.bytes_to_load()) == (3 * 5 * 5, 0)
 
 
 def test_a_broken_file_among_those_to_be_held_is_named(tmp_path: Path) -> None:
@@ -207,27 +252,86 @@ def test_a_subset_has_its_own_pictures_and_labels(tmp_path: Path) -> None:
         assert not torch.equal(part.picture(0), files.picture(0))
 
 
-def test_a_fingerprint_changes_with_a_pixel_a_label_and_the_order() -> None:
-    pictures, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
-    known = ArraySource(pictures, labels).fingerprint()
-    pixel = pictures.clone()
+def digest_of(source: Source) -> str:
+    digest = hashlib.sha256()
+    source.update(digest)
+    return digest.hexdigest()
+
+
+def test_a_digest_changes_with_a_pixel_a_label_and_the_order_and_not_with_the_image_size() -> None:
+    stored, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
+    known = digest_of(ArraySource(stored, labels))
+    pixel = stored.clone()
     pixel[1, 2, 3, 3] = 1
-    assert ArraySource(pictures.clone(), labels.clone()).fingerprint() == known
-    assert ArraySource(pixel, labels).fingerprint() != known
-    assert ArraySource(pictures, labels.flip(0)).fingerprint() != known
-    assert ArraySource(pixel.flip(0), labels).fingerprint() != ArraySource(pixel, labels).fingerprint()
+    assert digest_of(ArraySource(stored.clone(), labels.clone(), image_size=2)) == known
+    assert digest_of(ArraySource(pixel, labels)) != known
+    assert digest_of(ArraySource(stored, labels.flip(0))) != known
+    assert digest_of(ArraySource(pixel.flip(0), labels)) != digest_of(ArraySource(pixel, labels))
 
 
-def test_files_have_a_fingerprint_of_names_and_sizes(tmp_path: Path) -> None:
+def test_a_digest_of_what_is_held_copies_nothing() -> None:
+    source = ArraySource(torch.zeros(100, 3, 64, 64, dtype=torch.uint8), torch.zeros(100))
+    tracemalloc.start()
+    try:
+        digest_of(source)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        hashlib.sha256(source.pictures.numpy().tobytes())
+        _, with_copy_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < source.pictures.nbytes / 10 < source.pictures.nbytes <= with_copy_bytes
+
+
+@pytest.mark.parametrize(
+    ("place", "seen"), [(0, True), (HASHED_BYTES - 1, True), (HASHED_BYTES, False), (-HASHED_BYTES, True), (-1, True)]
+)
+def test_the_digest_of_files_sees_their_beginnings_and_ends(tmp_path: Path, place: int, seen: bool) -> None:
     source = file_source(tmp_path, [8, 8], 8)
-    known = source.fingerprint()
-    assert source.fingerprint() == known
-    source.paths[0].write_bytes(b"another size")
-    assert source.fingerprint() != known
+    content = bytearray(3 * HASHED_BYTES)
+    source.paths[0].write_bytes(content)
+    known = digest_of(source)
+    assert digest_of(FileSource(source.paths, source.labels, 4)) == known
+    content[place] ^= 1
+    source.paths[0].write_bytes(content)
+    assert (digest_of(source) != known) is seen
 
 
-def test_free_memory_is_what_the_machine_or_the_container_has() -> None:
+def test_the_digest_of_files_changes_with_size_name_class_label_and_order(tmp_path: Path) -> None:
+    source = file_source(tmp_path, [8, 8], 8)
+    (tmp_path / "other class").mkdir()
+    copies = [tmp_path / "copy.png", tmp_path / "other class" / "0.png", tmp_path / "other class" / "longer.png"]
+    for copy in copies:
+        copy.write_bytes(source.paths[0].read_bytes())
+    copies[2].write_bytes(source.paths[0].read_bytes() + b"x")
+    first, second = source.paths
+    variants = [[first, second], [second, first], *([copy, second] for copy in copies)]
+    digests = {digest_of(FileSource(paths, source.labels, 8)) for paths in variants}
+    assert len(digests | {digest_of(FileSource([first, second], source.labels.flip(0), 8))}) == len(variants) + 1
+
+
+def test_what_cannot_be_opened_is_named_by_the_digest_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{tmp_path.name}: the file cannot be read"):
+        digest_of(FileSource([tmp_path], torch.tensor([0]), 8))
+
+
+def make_cgroup(folder: Path, **values: str) -> Path:
+    for name, value in values.items():
+        (folder / f"memory.{name}").write_text(value)
+    return folder
+
+
+def test_free_memory_is_what_the_machine_or_the_container_has(tmp_path: Path) -> None:
     assert 0 < free_host_memory_bytes() < psutil.virtual_memory().total
+    group = make_cgroup(tmp_path, max="5000000\n", current="4000000\n", stat="anon 10\nfile 20\n")
+    assert free_host_memory_bytes(group) == 1_000_000
+    make_cgroup(tmp_path, max="max\n")
+    assert free_host_memory_bytes(group) > 5_000_000
+
+
+def test_files_that_only_cache_count_as_free(tmp_path: Path) -> None:
+    stat = "anon 1000000\ninactive_file 2500000\nactive_file 7\n"
+    group = make_cgroup(tmp_path, max="5000000\n", current="4000000\n", stat=stat)
+    assert free_host_memory_bytes(group) == 3_500_000
 
 
 def test_pictures_that_do_not_fit_are_refused_and_those_that_do_are_not() -> None:

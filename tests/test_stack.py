@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -81,8 +82,9 @@ def process_switches() -> Iterator[object]:
     yield torch.backends.cudnn.allow_tf32
     yield torch.get_float32_matmul_precision()
     yield torch.backends.cuda.matmul.fp32_precision
-    yield torch.backends.cudnn.conv.fp32_precision
-    yield torch.backends.cudnn.rnn.fp32_precision
+    cudnn: Any = torch.backends.cudnn
+    yield cudnn.conv.fp32_precision
+    yield cudnn.rnn.fp32_precision
     yield torch.backends.cudnn.benchmark
     from torch._inductor import config as inductor
 

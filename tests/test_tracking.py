@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -64,9 +65,10 @@ def test_a_run_logs_everything_the_contract_lists(store: mlflow.MlflowClient) ->
     assert {item.path for item in store.list_artifacts(run.info.run_id)} == ARTIFACTS
     stored = json.loads(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/config.json"))
     assert stored == config.as_texts()
+    assert run.inputs is not None
     inputs = run.inputs.dataset_inputs
     assert [(item.dataset.name, item.tags[0].value) for item in inputs] == [("digits", "training")]
-    assert json.loads(inputs[0].dataset.profile)["num_train_images"] == 1078
+    assert json.loads(inputs[0].dataset.profile or "")["num_train_images"] == 1078
     assert {"accelmlf.arm", "accelmlf.skipped_techniques", "accelmlf.hardware.cpu", "accelmlf.version.torch"} <= set(
         run.data.tags
     )
@@ -84,7 +86,7 @@ def test_an_epoch_is_one_call(store: mlflow.MlflowClient, monkeypatch: pytest.Mo
     calls: list[int] = []
     log_batch = mlflow.MlflowClient.log_batch
 
-    def counted(self: mlflow.MlflowClient, run_id: str, **batch: list[object]) -> None:
+    def counted(self: mlflow.MlflowClient, run_id: str, **batch: Any) -> None:
         calls.append(len(batch.get("metrics", ())))
         log_batch(self, run_id, **batch)
 

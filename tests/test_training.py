@@ -38,7 +38,7 @@ def fp64_gradient(weigh: Callable[[Sequence[int], int, int], float], sizes: list
     model = TinyNet(CLASSES, batch_norm=False, dropout=0.0).double()
     source = make_pictures(sum(sizes))
     pictures, labels = source.pictures.double() / 255, source.labels
-    batches = zip(pictures.split(sizes), labels.split(sizes), strict=True)  # type: ignore[no-untyped-call]
+    batches = zip(pictures.split(sizes), labels.split(sizes), strict=True)
     for number, ((x, y), _, ends_step) in enumerate(accumulate(batches, sizes, steps)):
         (F.cross_entropy(model(x), y) * weigh(sizes, number, steps)).backward()
         if ends_step and number < len(sizes) - 1:
