@@ -3,6 +3,8 @@
 import os
 import pty
 import sys
+import termios
+import threading
 
 import pytest
 
@@ -32,19 +34,29 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines(capsys: pytest.Captu
 
 def test_on_a_terminal_a_bar_moves_and_is_gone_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    seen = bytearray()
+
+    def drain() -> None:
+        while chunk := os.read(leader, 1000):
+            seen.extend(chunk)
+            if b"THE END" in seen:
+                return
+
+    reader = threading.Thread(target=drain, daemon=True)  # a terminal that nobody reads blocks its writer
+    reader.start()
     with os.fdopen(follower, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        monkeypatch.setenv("COLUMNS", "100")
-        monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
         run_experiment(make_config(epochs=2), MemoryTracker())
         monkeypatch.undo()
-        seen = os.read(leader, 100_000).decode()
+        print("THE END", file=terminal, flush=True)
+        reader.join(10)
     os.close(leader)
-    assert "epoch 1/2:   0%" in seen
-    assert "epoch 2/2:" in seen
-    assert "loss " in seen
-    assert "images/s" in seen
-    assert seen.rstrip(" ").endswith("\r")
+    shown = seen.decode()
+    assert "epoch 1/2:   0%" in shown
+    assert "epoch 2/2:" in shown
+    assert "loss " in shown and "images/s" in shown
+    assert shown.split("\r")[-2].strip() == "THE END"  # what was drawn before it has been wiped
 
 
 def test_a_missed_target_and_what_was_left_out_are_said(capsys: pytest.CaptureFixture[str]) -> None:

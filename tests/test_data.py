@@ -541,7 +541,7 @@ def test_a_network_that_drops_packets_is_an_error_soon(
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/{CIFAR10.filename}"
         use_kind("cifar10", type("Dropping", (CIFAR10,), {"url": url}))
         started_s = time.monotonic()
-        with pytest.raises(DataError, match="cannot be fetched.*timed out"):
+        with pytest.raises(DataError, match=r"cannot be fetched.*timed out"):
             load("cifar10", tmp_path)
         assert time.monotonic() - started_s < 4
         for each in waiting:
