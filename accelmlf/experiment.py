@@ -41,8 +41,8 @@ def run_experiment(config: RunConfig, tracker: Tracker, *, started_s: float | No
         log_opening(run, config, techniques, skipped)
         with techniques.process_context():
             splits = load_data(config)
-            run.log_dataset(dataset_record(config, splits))
             work = prepare(config, splits, techniques, tracker.local_weights(config.weights))
+            run.log_inputs(dataset_record(config, splits), str(work.model.source))
             progress = Progress(config, work, started_s)
             warm_up(work)
             progress.ready()

@@ -49,13 +49,14 @@ def build_model(model: str, weights: str, *, num_classes: int, image_size: int) 
     """
     family = pick(MODELS, model, "model")
     path = Path(os.path.expanduser(weights))  # noqa: PTH111 - that of Path raises where there is no such user
+    local = weights != "pretrained"  # whatever files have that name
     if weights == "random":
         source, architecture = weights, family.from_scratch(image_size)
         network = family.build(architecture, num_classes)
-    elif path.is_file():
-        source, (network, architecture) = str(path), _from_saved(model, path, num_classes)
+    elif local and path.is_file():
+        source, (network, architecture) = str(path.resolve()), _from_saved(model, path, num_classes)
     else:
-        folder, source = (path, str(path)) if path.is_dir() else _fetch(weights, family.hub_id)
+        folder, source = (path, str(path.resolve())) if local and path.is_dir() else _fetch(weights, family.hub_id)
         try:
             network, architecture = family.from_source(folder, num_classes)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

@@ -109,7 +109,7 @@ class TrackedRun(Protocol):
 
     def log_config(self, config: RunConfig, tags: dict[str, str]) -> None: ...
 
-    def log_dataset(self, dataset: DatasetRecord) -> None: ...
+    def log_inputs(self, dataset: DatasetRecord, weights_source: str) -> None: ...
 
     def log_epoch(self, epoch: EpochMetrics) -> None: ...
 
@@ -152,8 +152,9 @@ class MemoryTracker:
     def log_config(self, config: RunConfig, tags: dict[str, str]) -> None:
         self.config, self.tags = config, tags
 
-    def log_dataset(self, dataset: DatasetRecord) -> None:
+    def log_inputs(self, dataset: DatasetRecord, weights_source: str) -> None:
         self.dataset = dataset
+        self.tags["accelmlf.weights_source"] = weights_source
 
     def log_epoch(self, epoch: EpochMetrics) -> None:
         self.epochs.append(epoch)

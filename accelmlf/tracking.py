@@ -53,8 +53,8 @@ class MlflowRun:
             run_tags = [RunTag(name, text) for name, text in (resolved | tags).items()]
             self.client.log_batch(self.run_id, params=params, tags=run_tags)
 
-    def log_dataset(self, dataset: DatasetRecord) -> None:
-        """The data set as the run's input."""
+    def log_inputs(self, dataset: DatasetRecord, weights_source: str) -> None:
+        """The data set as the run's input, and where its first weights are from, as a tag."""
         entity = Dataset(
             name=dataset.name,
             digest=dataset.digest,
@@ -65,6 +65,7 @@ class MlflowRun:
         with storage_errors():
             tag = InputTag("mlflow.data.context", "training")
             self.client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
+            self.client.set_tag(self.run_id, "accelmlf.weights_source", weights_source)
 
     def log_epoch(self, epoch: EpochMetrics) -> None:
         """All figures of an epoch in one call."""

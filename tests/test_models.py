@@ -308,6 +308,14 @@ def test_a_folder_with_nothing_but_a_pickle_is_refused(tmp_path: Path, model: st
 # the hub
 
 
+def test_pretrained_is_never_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vit_folder(tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    assert build_model("vit", "./pretrained", num_classes=3, image_size=16).source == str(tmp_path / "pretrained")
+    with pytest.raises(DataError, match="the hub did not give it"):
+        build_model("vit", "pretrained", num_classes=3, image_size=16)
+
+
 PATHS_OF_NOTHING = ["./absent", "../absent", "/absent", "~/absent", "~nobody/absent", "absent.safetensors", "a\\b"]
 
 
