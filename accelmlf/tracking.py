@@ -29,6 +29,8 @@ from accelmlf.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSu
 EXPERIMENT = "accelmlf"
 CHARTS = "/#/experiments/{}/runs?workflowType=machine_learning&compareRunsMode=CHART"
 UI_ADDRESS = "http://127.0.0.1:5000"
+MADE_UP_NAME = "[a-z]+-[a-z]+-[0-9]+"
+"""What MLflow calls a run that was given no name."""
 STATUS = {
     "completed": RunStatus.FINISHED,
     "target_not_reached": RunStatus.FINISHED,
@@ -47,8 +49,11 @@ class MlflowRun:
         """Parameters that `mlflow run` has not logged already, and every resolved setting as a tag."""
         texts = config.as_texts()
         with storage_errors():
-            logged = self.client.get_run(self.run_id).data.params
-            params = [Param(name, texts[name]) for name in settable_fields() if name not in logged]
+            run = self.client.get_run(self.run_id)
+            params = [Param(name, texts[name]) for name in settable_fields() if name not in run.data.params]
+            if re.fullmatch(MADE_UP_NAME, run.info.run_name or ""):
+                name = f"{config.model} {config.dataset} {config.arm} seed {config.seed}"
+                tags = {**tags, "mlflow.runName": name}
             resolved = {f"accelmlf.config.{name}": text for name, text in texts.items()}
             run_tags = [RunTag(name, text) for name, text in (resolved | tags).items()]
             self.client.log_batch(self.run_id, params=params, tags=run_tags)

@@ -1,6 +1,7 @@
 """What MLflow holds after a run, in a real store and on a real server, however the run ended."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from accelmlf.records import MemoryTracker
 from accelmlf.tracking import MlflowTracker
 from tests.makers import make_config
 
+ROOT = Path(__file__).parents[1]
 PER_EPOCH = {
     "train/loss", "train/learning_rate", "eval/loss", "eval/accuracy", "eval/f1_macro", "time/train_s", "time/eval_s",
     *(f"time/{phase}_s" for phase in PHASES), "time/other_s", "time/elapsed_train_s", "throughput/images_per_s",
@@ -55,6 +57,7 @@ def test_a_run_logs_everything_the_contract_lists(store: mlflow.MlflowClient) ->
     run = last_run(store)
     assert run.info.status == "FINISHED"
     assert run.data.tags["accelmlf.outcome"] == "completed"
+    assert run.info.run_name == "tiny digits custom seed 0"
     assert set(run.data.params) == set(settable_fields())
     assert {name: run.data.tags[f"accelmlf.config.{name}"] for name in config.as_texts()} == config.as_texts()
     assert set(run.data.metrics) == PER_EPOCH | FINAL | {"time_to_accuracy_s", "time_to_accuracy_wall_s"}
@@ -165,6 +168,40 @@ def test_the_memory_tracker_sees_what_mlflow_sees(store: mlflow.MlflowClient) ->
     ]
     assert set(memory.artifacts) == ARTIFACTS
     assert memory.tags.keys() <= run.data.tags.keys()
+
+
+def test_runs_that_start_together_on_a_fresh_store_all_succeed(tmp_path: Path) -> None:
+    script = "from accelmlf.tracking import MlflowTracker\nwith MlflowTracker().run(): pass"
+    uri = f"sqlite:///{tmp_path / 'fresh.db'}"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "accelmlf"]
+    assert len(client.search_runs([experiment.experiment_id])) == 4
+
+
+def test_a_run_whose_tags_cannot_be_written_does_not_end_as_finished(
+    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise mlflow.MlflowException("no more tags")
+
+    def fails() -> None:
+        with MlflowTracker().run():
+            monkeypatch.setattr(mlflow.MlflowClient, "set_tag", refused)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert mlflow.active_run() is None
+    assert last_run(store).info.status == "FAILED"
 
 
 @pytest.fixture(scope="module")
