@@ -36,6 +36,7 @@ def exit_code(given: list[str]) -> int:
     """Run the command line; any error is reported and becomes its code."""
     debug = any(re.fullmatch("--debug(=(true|yes|on|1))?", token, re.IGNORECASE) for token in given)
     try:
+        signals.release()
         refuse_repeats(given)
         entry_points().main(given, prog_name="python -m accelmlf", standalone_mode=False)
     except click.exceptions.Exit as exit_:

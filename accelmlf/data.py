@@ -110,9 +110,9 @@ def stratified(labels: Tensor, size: int, setting: str) -> tuple[npt.NDArray[np.
     everything = np.arange(len(labels))
     try:
         chosen, rest = train_test_split(everything, train_size=size, stratify=labels.numpy(), random_state=SPLIT_SEED)
-    except ValueError as error:
+    except ValueError:  # in scikit-learn's words, about arguments that nobody here gave
         remedy = "Each class needs a picture on either side: add pictures, or change train_images"
-        raise DataError(setting, size, f"cannot be drawn from {len(labels)} pictures ({error})", remedy) from None
+        raise DataError(setting, size, f"cannot be drawn from {len(labels)} pictures", remedy) from None
     return np.sort(chosen), np.sort(rest)
 
 

@@ -14,13 +14,22 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def hold() -> None:
-    """Keep signals waiting while modules are imported: an import that is cut in half cannot be repeated."""
+    """Keep signals waiting while modules are imported (until `release`): an import cut in half cannot be repeated.
+
+    From here on the end of `mlflow run` counts as one: it may come while the imports go on.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    _end_with_parent()
+
+
+def release() -> None:
+    """Let signals through; one that was held arrives here."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 @contextmanager
 def as_exceptions() -> Iterator[None]:
-    """Signals (one that was held included) raise Interrupted. What the caller of this process ignores stays ignored."""
+    """Signals raise Interrupted. What the caller of this process ignores stays ignored."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise Interrupted(number)
@@ -28,9 +37,7 @@ def as_exceptions() -> Iterator[None]:
     before = {name: signal.getsignal(name) for name in ENDING if signal.getsignal(name) is not signal.SIG_IGN}
     for name in before:
         signal.signal(name, interrupt)
-    _end_with_parent()
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         yield
     finally:
         for name, handler in before.items():

@@ -91,6 +91,8 @@ def build_stack(text: str, device: torch.device, *, from_preset: bool) -> tuple[
     skipped: list[Skipped] = []
     for part in [] if text == NO_TECHNIQUES else text.split(","):
         word, _, option = part.strip().partition(":")
+        if word == NO_TECHNIQUES:
+            raise ConfigError("techniques", text, f"{NO_TECHNIQUES} stands alone", "Leave it or the others out")
         technique = pick(TECHNIQUES, word, "techniques", text)(word, option if ":" in part else None, device)
         if word in {t.word for t in techniques}:
             raise ConfigError("techniques", text, f"{word} is there twice", "Name each technique once")

@@ -22,7 +22,7 @@ from mlflow.utils.time import get_current_time_millis
 
 from accelmlf import signals
 from accelmlf.config import RunConfig, settable_fields
-from accelmlf.errors import DataError, Interrupted, TrackingError, one_line
+from accelmlf.errors import AccelmlfError, DataError, DiskError, Interrupted, TrackingError, one_line, recognise
 from accelmlf.models import MODEL_FILE
 from accelmlf.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSummary
 
@@ -130,7 +130,7 @@ class MlflowTracker:
             if isinstance(error, Interrupted):
                 signals.ignore_from_now_on()
             if mlflow.active_run():
-                with suppress(TrackingError):  # the first error is the one to tell
+                with suppress(AccelmlfError):  # the first error is the one to tell
                     active_run().close(getattr(error, "outcome", "failed"), str(error) or type(error).__name__)
             raise
         tracked.close(tracked.outcome)
@@ -179,7 +179,7 @@ def own_experiment() -> str | None:
 def close_inherited_run(outcome: str, error: str | None = None) -> None:
     """Close the run that `mlflow run` opened for a command that ends before its experiment begins."""
     if os.environ.get("MLFLOW_RUN_ID"):
-        with suppress(TrackingError), storage_errors():
+        with suppress(AccelmlfError), storage_errors():
             mlflow.start_run()
             active_run().close(outcome, error)
 
@@ -203,7 +203,16 @@ def storage_errors() -> Iterator[None]:
         yield
     except TrackingError:
         raise
+    except OSError as error:  # where artifacts are files of this machine
+        known = recognise(error, batch_size=0)
+        if isinstance(known, DiskError):
+            raise known from error
+        raise _tracking_error(error) from error
     except Exception as error:  # MlflowException, and the errors of databases, HTTP and file systems below it
-        hint = "Check MLFLOW_TRACKING_URI, and that the server or the database is there and writable"
-        kind = "" if isinstance(error, MlflowException) else f"{type(error).__name__}: "
-        raise TrackingError("tracking", mlflow.get_tracking_uri(), f"{kind}{error}", hint) from error
+        raise _tracking_error(error) from error
+
+
+def _tracking_error(error: Exception) -> TrackingError:
+    hint = "Check MLFLOW_TRACKING_URI, and that the server or the database is there and writable"
+    kind = "" if isinstance(error, MlflowException) else f"{type(error).__name__}: "
+    return TrackingError("tracking", mlflow.get_tracking_uri(), f"{kind}{error}", hint)

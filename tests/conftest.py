@@ -1,6 +1,7 @@
 """What every test may count on: one thread, no network, a tracking store of its own."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import mlflow
 import torch
 
 from accelmlf.models import MODELS
+from accelmlf.signals import ENDING
 from tests.makers import add_tiny_model
 
 
@@ -47,3 +49,12 @@ def store(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     yield mlflow.MlflowClient(store_uri)
     if mlflow.active_run():
         mlflow.end_run()
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command line that was run in this process leaves signals ignored, because it expects to end."""
+    before = {name: signal.getsignal(name) for name in ENDING}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)

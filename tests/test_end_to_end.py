@@ -20,7 +20,14 @@ QUICK = ["train_images=200", "epochs=1", "device=cpu"]
 def environment(store_uri: str) -> dict[str, str]:
     """Python and mlflow of the environment the tests run in; the store of the test."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store_uri, "PYTHONPATH": str(ROOT)}
+    # One thread, so that a busy machine does not have the threads of one process wait for another.
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PATH": path,
+        "MLFLOW_TRACKING_URI": store_uri,
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def mlflow_run(store_uri: str, artifacts: Path, *parameters: str, entry_point: str = "resnet50") -> list[str]:
@@ -42,7 +49,8 @@ def runs_of(store_uri: str, artifacts: Path) -> list[mlflow.entities.Run]:
 
 def test_mlflow_run_trains_a_real_resnet50_and_tracks_it(store: object, store_uri: str, tmp_path: Path) -> None:
     command = mlflow_run(store_uri, tmp_path, "tuned=true", *QUICK)
-    ended = subprocess.run(command, env=environment(store_uri), capture_output=True, text=True, check=False)
+    asked = {"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
+    ended = subprocess.run(command, env=environment(store_uri) | asked, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "left out: pin_memory" in ended.stdout
     assert "epoch 1/1  loss" in ended.stdout
@@ -55,6 +63,7 @@ def test_mlflow_run_trains_a_real_resnet50_and_tracks_it(store: object, store_ur
     assert run.data.tags["accelmlf.config.techniques"] == "amp:bf16"
     assert run.data.tags["accelmlf.skipped_techniques"] == "pin_memory"
     assert "final_accuracy" in run.data.metrics
+    assert "system/cpu_utilization_percentage" in run.data.metrics
 
     # The same settings without mlflow run resolve to the same tags.
     plain = [sys.executable, "-m", "accelmlf", "main", "--model", "resnet50", "--tuned", "YES"]
@@ -68,6 +77,7 @@ def test_mlflow_run_trains_a_real_resnet50_and_tracks_it(store: object, store_ur
 
     assert resolved(first) == resolved(second)
     assert first.data.metrics["train/loss"] == second.data.metrics["train/loss"]
+    assert not [name for name in second.data.metrics if name.startswith("system/")]  # nobody asked
 
 
 @pytest.mark.parametrize(
@@ -140,6 +150,34 @@ def test_a_signal_closes_the_run_as_killed_and_leaves_no_process(
     (run,) = runs_of(store_uri, tmp_path)
     assert (run.info.status, run.data.tags["accelmlf.outcome"]) == ("KILLED", "interrupted")
     assert_gone(family)
+
+
+def test_a_signal_during_the_imports_is_one_line_and_its_code(store_uri: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accelmlf", "vit", "--epochs", "5000"], env=environment(store_uri), cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(1.0)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, "")
+    assert err.splitlines()[-1] == "accelmlf: error: interrupted by SIGTERM"
+    assert "Traceback" not in err
+
+
+def test_killing_mlflow_run_before_training_has_begun_leaves_nothing_either(
+    store: object, store_uri: str, tmp_path: Path
+) -> None:
+    command = mlflow_run(store_uri, tmp_path, "epochs=5000", "device=cpu", entry_point="vit")
+    process = subprocess.Popen(command, env=environment(store_uri), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any("Running command" in line for line in process.stderr)
+    time.sleep(1.0)
+    children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    assert children
+    process.kill()
+    process.wait(10)
+    assert_gone(children, within_s=30)
 
 
 def test_killing_mlflow_run_ends_the_training_below_it(store: object, store_uri: str, tmp_path: Path) -> None:

@@ -42,11 +42,13 @@ def test_a_signal_during_the_imports_waits_for_their_end() -> None:
         print("still here")
         try:
             with signals.as_exceptions():
+                print("handlers are set")
+                signals.release()
                 print("never here")
         except Interrupted as interrupted:
             print(interrupted)
     """)
-    assert ended.stdout.splitlines() == ["still here", "interrupted by SIGTERM"]
+    assert ended.stdout.splitlines() == ["still here", "handlers are set", "interrupted by SIGTERM"]
 
 
 def test_without_holding_it_the_process_would_just_end() -> None:

@@ -156,7 +156,7 @@ def test_no_technique_is_the_base_class_and_a_disabled_scaler() -> None:
         ("compile:reduce-overhead", "no such mode"),
         ("workers:100000", "at most"),
         ("resident,workers:2", "resident replaces workers"),
-        ("none,amp", "Known: "),
+        ("none,amp", "none stands alone"),
     ],
 )
 def test_a_list_that_cannot_be_says_why(text: str, says: str) -> None:
