@@ -11,7 +11,7 @@ from accelmlf.augmentation import PictureTransform
 from accelmlf.batches import DRAWS_PER_PICTURE, Batch, BatchPlan, Selection
 from accelmlf.errors import AccelmlfError, ConfigError
 from accelmlf.pictures import ArraySource, Source
-from accelmlf.signals import ignore_interrupt
+from accelmlf.signals import leave_ending_to_parent
 
 WORKER_TIMEOUT_S = 300.0
 """A loader process that gives nothing for so long hangs; a batch takes seconds."""
@@ -123,7 +123,7 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         timeout=WORKER_TIMEOUT_S if num_workers else 0,
-        worker_init_fn=ignore_interrupt,
+        worker_init_fn=leave_ending_to_parent,
         # Without one of its own a loader draws from the global generator, and with workers it would shift
         # dropout from the second epoch on.
         generator=torch.Generator(),

@@ -1,15 +1,18 @@
 """Signals that ask a process to end, as exceptions, so that what a run holds open is closed. Standard library only."""
 
 import ctypes
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from accelmlf.errors import Interrupted
 
+REPEAT_AFTER_S = 10.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -29,10 +32,18 @@ def release() -> None:
 
 @contextmanager
 def as_exceptions() -> Iterator[None]:
-    """Signals raise Interrupted. What the caller of this process ignores stays ignored."""
+    """Signals raise Interrupted. What the caller of this process ignores stays ignored.
+
+    A signal soon after another is the same wish, and must not cut the ending short. One that comes later means that
+    the first was swallowed (by a destructor, say), and raises again.
+    """
+    last_s = -math.inf
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        raise Interrupted(number)
+        nonlocal last_s
+        if time.monotonic() - last_s >= REPEAT_AFTER_S:
+            last_s = time.monotonic()
+            raise Interrupted(number)
 
     before = {name: signal.getsignal(name) for name in ENDING if signal.getsignal(name) is not signal.SIG_IGN}
     for name in before:
@@ -51,9 +62,12 @@ def ignore_from_now_on() -> None:
         signal.signal(name, signal.SIG_IGN)
 
 
-def ignore_interrupt(*_: object) -> None:
-    """For loader processes: Ctrl-C reaches the whole group, and the parent is the one that ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_ending_to_parent(*_: object) -> None:
+    """For loader processes: a signal reaches the whole group, and the parent is the one that ends them.
+
+    If one ended by itself, torch would raise its death in the parent, in the middle of closing the run.
+    """
+    ignore_from_now_on()
 
 
 def _end_with_parent() -> None:
