@@ -2,9 +2,11 @@
 
 import ctypes
 import math
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,11 +65,23 @@ def ignore_from_now_on() -> None:
 
 
 def leave_ending_to_parent(*_: object) -> None:
-    """For loader processes: a signal reaches the whole group, and the parent is the one that ends them.
+    """For loader processes: a signal may reach every process of a run, and the parent is the one that ends them.
 
-    If one ended by itself, torch would raise its death in the parent, in the middle of closing the run.
+    If one ended by itself, torch would raise its death in the parent, in the middle of closing the run. The parent
+    ends them with SIGTERM too (and waits for that at its own exit, for ever), so it is the sender that decides.
     """
-    ignore_from_now_on()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # macOS has it not, and keeps torch's handler
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_told_by, args=[parent.pid], daemon=True).start()
+
+
+def _end_when_told_by(sender: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != sender:
+        pass
+    os._exit(0)
 
 
 def _end_with_parent() -> None:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,7 +140,6 @@ def test_a_broken_picture_is_named_wherever_it_is_decoded(source: FileSource, wa
     epoch_of(loader, 1)
     source.paths[5].write_bytes(b"broken")
     loader.plan.set_epoch(2)
-    # Not raised here: the traceback would keep the loader alive until its processes can no longer be told to end.
     items = list(loader.batches)
     (error,) = [item for item in items if not isinstance(item, Batch)]
     assert len(items) == len(loader.plan)
@@ -195,3 +197,47 @@ def test_a_stream_cannot_be_resident(source: FileSource) -> None:
     transform = PictureTransform(AUGMENTATIONS["none"], SIZE, "half")
     with pytest.raises(ConfigError, match="pipeline=stream: resident"):
         make_loader(source, plan, transform, pipeline="stream", resident_on=CPU)
+
+
+STILL_LOADING = """
+import gc, os, signal, sys
+from multiprocessing import active_children
+from accelmlf import signals
+from accelmlf.augmentation import AUGMENTATIONS, PictureTransform
+from accelmlf.batches import BatchPlan
+from accelmlf.loading import make_loader
+from tests.test_loading import files_in
+from pathlib import Path
+
+plan, transform = BatchPlan(11, 3), PictureTransform(AUGMENTATIONS["none"], 12, "half")
+loader = make_loader(files_in(Path(sys.argv[1]), 18), plan, transform, pipeline="stream", num_workers=2)
+plan.set_epoch(1)
+batches = iter(loader.batches)
+next(batches)
+"""
+
+
+def run_while_loading(tmp_path: Path, body: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", STILL_LOADING + textwrap.dedent(body), str(tmp_path)]
+    root = Path(__file__).parents[1]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_process_ends_though_something_still_holds_its_loader(tmp_path: Path) -> None:
+    # As the traceback of an error does. At exit Python asks loader processes to end, and waits.
+    ended = run_while_loading(tmp_path, "held = [batches]; held.append(held); gc.disable(); del batches, loader")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_loader_processes_outlive_a_signal_that_was_sent_to_every_process(tmp_path: Path) -> None:
+    ended = run_while_loading(
+        tmp_path,
+        """
+        for number in signals.ENDING:
+            signal.signal(number, signal.SIG_IGN)
+            for process in active_children():
+                os.system(f"kill -{int(number)} {process.pid}")
+        print(len(list(batches)), len(active_children()))
+        """,
+    )
+    assert (ended.stdout, ended.stderr) == ("3 2\n", "")
