@@ -29,7 +29,7 @@ def write_closing(
     class_names: tuple[str, ...],
     model: nn.Module,
 ) -> None:
-    """epochs.csv, curves.png, confusion_matrix.png, classification_report.json and, if kept, the weights."""
+    """epochs.csv, curves.png and, if kept, the weights; of the test set, if read, its matrix and its report."""
     rows = [epoch.as_metrics() for epoch in epochs]
     with (folder / "epochs.csv").open("w", newline="") as file:
         columns = dict.fromkeys(name for row in rows for name in row)
@@ -40,9 +40,10 @@ def write_closing(
     title += f"batch {config.batch_size} x {config.accumulation_steps}"
     phases = [phase for phase in (*PHASES, "other") if f"time/{phase}_s" in rows[0]]
     draw_curves(rows, phases, config.target_accuracy, title, folder / "curves.png")
-    test_title = f"test accuracy {summary.test.accuracy:.4f}, F1 {summary.test.f1_macro:.4f}"
-    draw_confusion_matrix(summary.test.confusion(), class_names, test_title, folder / "confusion_matrix.png")
-    _write_json(folder / "classification_report.json", summary.test.report(class_names))
+    if (test := summary.test) is not None:
+        test_title = f"test accuracy {test.accuracy:.4f}, F1 {test.f1_macro:.4f}"
+        draw_confusion_matrix(test.confusion(), class_names, test_title, folder / "confusion_matrix.png")
+        _write_json(folder / "classification_report.json", test.report(class_names))
     if config.save_model:
         save_weights(model, folder / MODEL_FILE, model=config.model)
 

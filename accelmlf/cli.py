@@ -3,7 +3,7 @@
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -16,8 +16,11 @@ from accelmlf.experiment import run_experiment, settle
 from accelmlf.recipes import resolve
 from accelmlf.techniques import TECHNIQUES
 from accelmlf.tracking import MlflowTracker, close_inherited_run
+from accelmlf.tune import run_tune
+from accelmlf.tuning import SET_BY_SEARCH, TuneConfig
 
 MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
+DEFAULT_MODEL = MODEL_ENTRY_POINTS[0]
 SWITCHES = {
     "dry_run": "Print the resolved settings and what each technique needs; train nothing.",
     "debug": "Show the traceback of an error.",
@@ -74,18 +77,34 @@ def entry_points() -> click.Group:
     group.add_command(run_command("main", "Train the model that --model names.", settings))
     for model in MODEL_ENTRY_POINTS:
         group.add_command(run_command(model, f"Train {model}.", settings, model=model))
+    group.add_command(tune_command(settings))
     return group
 
 
 def run_command(name: str, text: str, settings: dict[str, Any], *, model: str | None = None) -> click.Command:
     """The command of one training entry point."""
-    fields = {key: field for key, field in settable_fields().items() if model is None or key != "model"}
-    options: list[click.Parameter] = []
-    for key, field in fields.items():
-        text_and_default = f"{field_help()[key]} [{field.metadata['default_text']}]"
-        options.append(flag(key, text_and_default, is_bool=field.type is bool))
-    options += [flag(switch, switch_help, is_bool=True) for switch, switch_help in SWITCHES.items()]
+    options = flags_of(RunConfig, without=() if model is None else ("model",)) + switches()
     return click.Command(name, params=options, callback=run_callback(model), help=text, context_settings=settings)
+
+
+def tune_command(settings: dict[str, Any]) -> click.Command:
+    """The command that searches: its own settings, and those of its runs that it does not set itself."""
+    text = "Search for the settings that reach a target accuracy soonest, and confirm them with fresh seeds."
+    options = flags_of(TuneConfig) + flags_of(RunConfig, without=tuple(SET_BY_SEARCH)) + switches()
+    return click.Command("tune", params=options, callback=tune, help=text, context_settings=settings)
+
+
+def flags_of(record: type, without: Sequence[str] = ()) -> list[click.Parameter]:
+    """A flag for each setting of a record."""
+    return [
+        flag(name, f"{field_help(record)[name]} [{field.metadata['default_text']}]", is_bool=field.type is bool)
+        for name, field in settable_fields(record).items()
+        if name not in without
+    ]
+
+
+def switches() -> list[click.Parameter]:
+    return [flag(switch, text, is_bool=True) for switch, text in SWITCHES.items()]
 
 
 def flag(name: str, text: str, *, is_bool: bool) -> click.Option:
@@ -102,15 +121,34 @@ def run_callback(model: str | None) -> Callable[..., None]:
         del debug  # exit_code reads it before anything can fail
         if model is not None:
             texts["model"] = model
-        given = {name: parse_setting(name, text) for name, text in texts.items() if text is not None}
-        config = resolve(given)
-        if dry_run is not None and parse_bool("dry_run", dry_run):
+        config = resolve(parsed(texts, RunConfig))
+        if is_on(dry_run):
             print_plan(config)
             close_inherited_run("completed")
         else:
             run_experiment(config, MlflowTracker(), started_s=PROCESS_STARTED_S)
 
     return run
+
+
+def tune(dry_run: str | None, debug: str | None, **texts: str | None) -> None:
+    """What the command that searches does with the texts it was given."""
+    del debug
+    own = {name: text for name, text in texts.items() if name in settable_fields(TuneConfig)}
+    of_runs = {name: text for name, text in texts.items() if name not in own}
+    given = {"model": DEFAULT_MODEL} | parsed(of_runs, RunConfig)
+    run_tune(TuneConfig(**parsed(own, TuneConfig)), given, dry_run=is_on(dry_run))
+    if is_on(dry_run):
+        close_inherited_run("completed")
+
+
+def parsed(texts: Mapping[str, str | None], record: type) -> dict[str, Any]:
+    """The settings that were given, as values."""
+    return {name: parse_setting(name, text, record) for name, text in texts.items() if text is not None}
+
+
+def is_on(text: str | None) -> bool:
+    return text is not None and parse_bool("dry_run", text)
 
 
 def print_plan(config: RunConfig) -> None:
@@ -134,10 +172,14 @@ def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
     """click's complaint in this project's words, with what was typed and what was probably meant."""
     if isinstance(error, click.NoSuchOption):
         name = error.option_name.lstrip("-")
-        known = [*settable_fields(), *SWITCHES]
+        own = settable_fields(TuneConfig) if given[:1] == ["tune"] else {}
+        if own and name in SET_BY_SEARCH:
+            rule, remedy = "a search sets it by itself", f"Give {SET_BY_SEARCH[name]}"
+            return ConfigError(name, typed_value(name, given), rule, remedy)
+        known = [*own, *settable_fields(), *SWITCHES]
         return ConfigError(name, typed_value(name, given), "there is no such setting", suggest(name, known))
     entry = next((token for token in given if not token.startswith("-")), "none")
-    known = ["main", *MODEL_ENTRY_POINTS]
+    known = ["main", *MODEL_ENTRY_POINTS, "tune"]
     if entry not in known:
         return ConfigError("entry_point", entry, "there is no such entry point", suggest(entry, known))
     return ConfigError("arguments", " ".join(given[1:]), error.format_message(), "See --help")

@@ -10,6 +10,8 @@ import functools
 import inspect
 import math
 import textwrap
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +21,8 @@ from accelmlf.errors import ConfigError
 T = TypeVar("T")
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 ALL_IMAGES = "all"
+NUMBERS = tuple[int, ...]
+KIND_WORDS = {int: "a whole number", float: "a number", NUMBERS: "a comma list of whole numbers"}
 
 
 def setting(
@@ -120,19 +124,19 @@ def as_text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(f"{key}:{factor:g}" for key, factor in value) or "none"
+        return ",".join(str(x) if isinstance(x, int) else f"{x[0]}:{x[1]:g}" for x in value) or "none"
     return "none" if value is None else str(value)
 
 
-def settable_fields() -> dict[str, "dataclasses.Field[Any]"]:
-    """The fields that have a flag, by name, in the order of the record."""
-    return {f.name: f for f in dataclasses.fields(RunConfig) if f.metadata.get("settable")}
+def settable_fields(record: type = RunConfig) -> dict[str, "dataclasses.Field[Any]"]:
+    """The fields of a record of settings that have a flag, by name, in their order."""
+    return {f.name: f for f in dataclasses.fields(record) if f.metadata.get("settable")}
 
 
 @functools.cache
-def field_help() -> Mapping[str, str]:
-    """The docstring under each field of RunConfig."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(RunConfig))).body[0]
+def field_help(record: type = RunConfig) -> Mapping[str, str]:
+    """The docstring under each field of a record of settings."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(record))).body[0]
     assert isinstance(body, ast.ClassDef)
     texts = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
@@ -141,26 +145,45 @@ def field_help() -> Mapping[str, str]:
     return texts
 
 
-def parse_setting(name: str, text: str) -> object:
-    """The value that `text` means for the setting `name`.
+def parse_setting(name: str, text: str, record: type = RunConfig) -> object:
+    """The value that `text` means for the setting `name` of a record of settings.
 
     Raises:
         ConfigError: no such setting, not that kind of value, or outside its range.
     """
-    field = pick(settable_fields(), name, name, text)
-    value = text.strip()
-    if field.type is bool:
+    field = pick(settable_fields(record), name, name, text)
+    kind, value = _kind(field), text.strip()
+    if kind is bool:
         return parse_bool(name, value)
-    if field.type is str:
+    if kind is str:
         return _checked_choice(field, name, value)
-    if field.type == int | None and value.lower() == ALL_IMAGES:
+    if kind == NUMBERS:
+        return _parse_list(field, name, text)
+    if field.metadata["default_text"] == ALL_IMAGES and value.lower() == ALL_IMAGES:
         return None
-    number_type = float if field.type is float else int
+    return _parse_number(field, name, value, text)
+
+
+def _kind(field: "dataclasses.Field[Any]") -> Any:
+    """The type of a setting, without the None that stands for its default."""
+    kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+    return kinds[0]
+
+
+def _parse_list(field: "dataclasses.Field[Any]", name: str, text: str) -> tuple[float, ...]:
+    """A comma list of different numbers, in rising order."""
+    numbers = [_parse_number(field, name, part.strip(), text) for part in text.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError(name, text, "a value is there twice", "Name each value once")
+    return tuple(sorted(numbers))
+
+
+def _parse_number(field: "dataclasses.Field[Any]", name: str, value: str, text: str) -> float:
+    number_type = float if _kind(field) is float else int
     try:
         number = number_type(value)
     except ValueError:
-        kind = "a number" if number_type is float else "a whole number"
-        raise ConfigError(name, text, f"not {kind}", f"Give {_range(field)}") from None
+        raise ConfigError(name, text, f"not {KIND_WORDS[_kind(field)]}", f"Give {_range(field)}") from None
     low, above, high = (field.metadata[key] for key in ("at_least", "above", "at_most"))
     if not (low <= number <= high and number > above):
         raise ConfigError(name, text, "outside its range", f"Give {_range(field)}")
@@ -203,8 +226,8 @@ def _checked_choice(field: "dataclasses.Field[Any]", name: str, value: str) -> s
 
 def _range(field: "dataclasses.Field[Any]") -> str:
     low, above, high = (field.metadata[key] for key in ("at_least", "above", "at_most"))
-    kind = "a number" if field.type is float else "a whole number"
     parts = [f"of at least {low}"] if low > -math.inf else []
     parts += [f"above {above}"] if above > -math.inf else []
     parts += [f"up to {high}"] if high < math.inf else []
-    return " ".join([kind, *parts]) + (f", or {ALL_IMAGES}" if field.type == int | None else "")
+    words = " ".join([KIND_WORDS[_kind(field)], *parts])
+    return words + (f", or {ALL_IMAGES}" if field.metadata["default_text"] == ALL_IMAGES else "")

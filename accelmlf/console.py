@@ -15,9 +15,13 @@ from accelmlf.training import Workload
 
 
 class Console:
-    """Progress of one run on standard output (the bar on standard error, where tqdm draws it)."""
+    """Progress of one run on standard output (the bar on standard error, where tqdm draws it).
 
-    def __init__(self) -> None:
+    `quiet`: nothing at all, for a run that is part of something larger.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.started_s = time.perf_counter()
         self.num_images = self.num_epochs = 0
         self.bar: tqdm[Any] = tqdm(disable=True)
@@ -25,21 +29,21 @@ class Console:
     def opening(self, config: RunConfig, skipped: Sequence[Skipped]) -> None:
         """What is about to run, and what of it this device cannot do."""
         self.num_epochs = config.epochs
-        say(
+        self.say(
             f"{config.model} on {config.dataset} ({config.pipeline}), {config.arm}: techniques {config.techniques}, "
             f"batch {config.batch_size} x {config.accumulation_steps} steps, {config.epochs} epochs on {config.device}"
         )
         for technique in skipped:
-            say(f"left out: {technique.label} ({technique.reason})")
+            self.say(f"left out: {technique.label} ({technique.reason})")
 
     def ready(self, work: Workload, sizes: dict[str, int], steps: int, setup_s: float, warmup_s: float) -> None:
         """Set-up and warm-up are over; the clock of training begins."""
         self.num_images, self.started_s = sizes["train"], time.perf_counter()
         batches = len(work.train.plan)
         if steps > batches:
-            say(f"note: accumulation_steps={steps} is more than an epoch's {batches} batches: one step per epoch")
+            self.say(f"note: accumulation_steps={steps} is more than an epoch's {batches} batches: one step per epoch")
         counts = ", ".join(f"{count:,} {name}" for name, count in sizes.items())
-        say(f"pictures: {counts}; set-up {setup_s:.1f} s, warm-up {warmup_s:.1f} s")
+        self.say(f"pictures: {counts}; set-up {setup_s:.1f} s, warm-up {warmup_s:.1f} s")
         self.bar = self._bar(1, "")
 
     def watch(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
@@ -54,7 +58,7 @@ class Console:
         self.bar.close()
         cost, quality = epoch.cost, epoch.quality
         left_s = (time.perf_counter() - self.started_s) / epoch.epoch * (self.num_epochs - epoch.epoch)
-        say(
+        self.say(
             f"epoch {epoch.epoch:>{len(str(self.num_epochs))}}/{self.num_epochs}  loss {epoch.train_loss:.4f}  "
             f"validation accuracy {quality.accuracy:.4f} F1 {quality.f1_macro:.4f}  "
             f"{cost.train_s:.2f} s ({phase_shares(cost.phases_s, cost.train_s)})  "
@@ -70,10 +74,14 @@ class Console:
             unit=" images",
             unit_scale=True,
             leave=False,
-            disable=None,
+            disable=self.quiet or None,
             postfix=last_loss,
             dynamic_ncols=True,
         )
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            say(text)
 
     def stop(self) -> None:
         """Take the bar away, whatever ended the run."""
@@ -87,9 +95,13 @@ class Console:
         for epoch in epochs:
             for phase, seconds in epoch.cost.phases_s.items():
                 totals[phase] = totals.get(phase, 0.0) + seconds
-        rows = {
-            "test accuracy": f"{summary.test.accuracy:.4f}",
-            "test F1 (macro)": f"{summary.test.f1_macro:.4f}",
+        rows: dict[str, str] = {}
+        if summary.test is not None:
+            rows |= {
+                "test accuracy": f"{summary.test.accuracy:.4f}",
+                "test F1 (macro)": f"{summary.test.f1_macro:.4f}",
+            }
+        rows |= {
             "best validation accuracy": f"{summary.best_eval_accuracy:.4f}",
             f"target {target}": reached,
             "training": f"{summary.total_train_s:.1f} s, median epoch {summary.median_epoch_s:.2f} s",
@@ -101,11 +113,11 @@ class Console:
         if joules:
             rows["GPU energy"] = f"{sum(joules) / 1e3:.2f} kJ"
         width = max(map(len, rows))
-        say("\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in rows.items()), ""]))
+        self.say("\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in rows.items()), ""]))
         if url is not None:
-            say(f"charts (scripts/ui serves them): {url}")
+            self.say(f"charts (scripts/ui serves them): {url}")
         if summary.other_share > MAX_OTHER_SHARE:
-            say(f"note: phases leave {summary.other_share:.1%} of the epochs unexplained: unfit for claims")
+            self.say(f"note: phases leave {summary.other_share:.1%} of the epochs unexplained: unfit for claims")
 
 
 def phase_shares(phases_s: dict[str, float], total_s: float) -> str:

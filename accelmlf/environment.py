@@ -13,7 +13,7 @@ import torch
 
 from accelmlf.errors import ConfigError, DeviceError
 
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "mlflow", "scikit-learn", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "mlflow", "optuna", "scikit-learn", "numpy", "pillow")
 
 
 def pick_device(text: str) -> torch.device:

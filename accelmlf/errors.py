@@ -58,6 +58,12 @@ class TrackingError(AccelmlfError):
     exit_code = 8
 
 
+class StudyError(AccelmlfError):
+    """The storage of a search, or a study in it that is not the one that was meant."""
+
+    exit_code = 8
+
+
 class DiskError(AccelmlfError):
     """No space, or no right to write."""
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,19 +22,37 @@ from accelmlf.models import build_model, has_batch_norm
 from accelmlf.optimization import SCHEDULES, Schedule, build_optimizer
 from accelmlf.pictures import Source
 from accelmlf.progress import Progress
-from accelmlf.records import DatasetRecord, RunSummary, TrackedRun, Tracker
+from accelmlf.records import DatasetRecord, EpochMetrics, RunSummary, TrackedRun, Tracker
 from accelmlf.stack import Skipped, TechniqueStack, build_stack
 from accelmlf.training import Workload, evaluate, train_epochs, warm_up
 
+StopEarly = Callable[[EpochMetrics], str | None]
+"""After an epoch: the outcome as which the run ends here, or None to go on."""
 
-def run_experiment(config: RunConfig, tracker: Tracker, *, started_s: float | None = None) -> RunSummary:
-    """Train, measure and record one run. `started_s`: where its wall clock begins (time.perf_counter); default now.
+
+def never(_: EpochMetrics) -> None:
+    """Every run trains all its epochs."""
+
+
+def run_experiment(
+    config: RunConfig,
+    tracker: Tracker,
+    *,
+    started_s: float | None = None,
+    stop_early: StopEarly = never,
+    read_test: bool = True,
+    quiet: bool = False,
+) -> RunSummary:
+    """Train, measure and record one run.
+
+    `started_s`: where its wall clock begins (time.perf_counter); default now. `stop_early` is asked after each epoch,
+    off the training clock. `read_test=False`: the test set is not touched, for a run that chooses something.
 
     Raises:
         AccelmlfError: whatever ends the run early, after the tracker has closed it with that outcome.
     """
     started_s = time.perf_counter() if started_s is None else started_s
-    console = Console()
+    console, ended_as = Console(quiet=quiet), None
     with tracker.run() as run, known_errors(config), closing_console(console):
         config, techniques, skipped = settle(config)
         console.opening(config, skipped)
@@ -53,10 +71,11 @@ def run_experiment(config: RunConfig, tracker: Tracker, *, started_s: float | No
                 progress.add(epoch)
                 run.log_epoch(epoch)
                 console.epoch(epoch)
+                ended_as = stop_early(epoch)
                 progress.logged()
-                if config.stop_at_target and progress.wall_to_target_s is not None:
+                if ended_as or (config.stop_at_target and progress.wall_to_target_s is not None):
                     break
-            summary = progress.summary(evaluate(work, work.test))
+            summary = progress.summary(evaluate(work, work.test) if read_test else None, ended_as)
         run.log_summary(summary)
         with tempfile.TemporaryDirectory() as folder:
             artifacts.write_closing(Path(folder), config, progress.epochs, summary, splits.class_names, work.model)

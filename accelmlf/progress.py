@@ -44,19 +44,21 @@ class Progress:
         now_s = stamp_s(self.clock)
         self.tracking_s, self.last_s = self.tracking_s + now_s - self.last_s, now_s
 
-    def summary(self, test: Quality) -> RunSummary:
-        """The run in figures, right after its test set was read.
+    def summary(self, test: Quality | None, outcome: str | None = None) -> RunSummary:
+        """The run in figures, right after its test set was read (None: it was not).
+
+        `outcome`: what ended the run early; by default it follows from the target.
 
         Raises:
             DivergedError: the loss on the test set is not finite.
         """
-        if not test.is_finite:
+        if test is not None and not test.is_finite:
             remedy = "Use a smaller learning_rate, or amp:bf16 for amp:fp16"
             raise DivergedError("final_loss", test.loss, "the loss on the test set is not finite", remedy)
         now_s, train_s = stamp_s(self.clock), self.epochs[-1].elapsed_train_s
         reached = next((epoch for epoch in self.epochs if epoch.quality.accuracy >= self.target), None)
         return RunSummary(
-            outcome="target_not_reached" if reached is None else "completed",
+            outcome=outcome or ("target_not_reached" if reached is None else "completed"),
             test=test,
             best_eval_accuracy=max(epoch.quality.accuracy for epoch in self.epochs),
             time_to_accuracy_s=None if reached is None else reached.elapsed_train_s,
@@ -66,7 +68,7 @@ class Progress:
             warmup_s=self.warmup_s,
             setup_s=self.setup_s,
             tracking_s=self.tracking_s,
-            test_s=now_s - self.last_s,
+            test_s=None if test is None else now_s - self.last_s,
             wall_s=now_s - self.started_s,
             other_share=sum(epoch.cost.other_s for epoch in self.epochs) / train_s,
         )

@@ -53,10 +53,10 @@ class EpochMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """The end of a run: its final figures, and the quality on the test set, which was read once."""
+    """The end of a run: its final figures, and the quality on the test set, which was read once or not at all."""
 
     outcome: str
-    test: Quality
+    test: Quality | None
     best_eval_accuracy: float
     time_to_accuracy_s: float | None
     time_to_accuracy_wall_s: float | None
@@ -65,7 +65,7 @@ class RunSummary:
     warmup_s: float
     setup_s: float
     tracking_s: float
-    test_s: float
+    test_s: float | None
     wall_s: float
     other_share: float
 
@@ -75,10 +75,11 @@ class RunSummary:
 
     def as_metrics(self) -> dict[str, float]:
         """The final scalars by their logged names; a time to an accuracy that was not reached is absent."""
+        test = self.test
         figures: dict[str, float | None] = {
-            "final_accuracy": self.test.accuracy,
-            "final_f1": self.test.f1_macro,
-            "final_loss": self.test.loss,
+            "final_accuracy": None if test is None else test.accuracy,
+            "final_f1": None if test is None else test.f1_macro,
+            "final_loss": None if test is None else test.loss,
             "best_eval_accuracy": self.best_eval_accuracy,
             "reached_target": float(self.reached_target),
             "time_to_accuracy_s": self.time_to_accuracy_s,

@@ -23,8 +23,13 @@ def hold() -> None:
 
     From here on the end of `mlflow run` counts as one: it may come while the imports go on.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    hold_back()
     _end_with_parent()
+
+
+def hold_back() -> None:
+    """Keep signals waiting until `release`; a process that is started meanwhile keeps them waiting for itself."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def release() -> None:

@@ -1,11 +1,10 @@
 """MLflow: the only module that knows it."""
 
-import fcntl
 import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from accelmlf import signals
 from accelmlf.config import RunConfig, settable_fields
 from accelmlf.errors import AccelmlfError, DataError, DiskError, Interrupted, TrackingError, one_line, recognise
 from accelmlf.models import MODEL_FILE
+from accelmlf.processes import locked
 from accelmlf.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSummary
 
 EXPERIMENT = "accelmlf"
@@ -35,6 +35,7 @@ STATUS = {
     "completed": RunStatus.FINISHED,
     "target_not_reached": RunStatus.FINISHED,
     "interrupted": RunStatus.KILLED,
+    "pruned": RunStatus.KILLED,
 }
 
 
@@ -74,12 +75,12 @@ class MlflowRun:
 
     def log_epoch(self, epoch: EpochMetrics) -> None:
         """All figures of an epoch in one call."""
-        self._log_metrics(epoch.as_metrics(), epoch.epoch)
+        self.log_metrics(epoch.as_metrics(), epoch.epoch)
 
     def log_summary(self, summary: RunSummary) -> None:
         """The final scalars; the outcome waits for the end of the run."""
         self.outcome = summary.outcome
-        self._log_metrics(summary.as_metrics(), 0)
+        self.log_metrics(summary.as_metrics(), 0)
         if summary.other_share > MAX_OTHER_SHARE:
             with storage_errors():
                 reason = f"phases leave {summary.other_share:.1%} of the epochs unexplained"
@@ -107,7 +108,8 @@ class MlflowRun:
             finally:  # a run that is left open ends as FINISHED when the process does
                 mlflow.end_run(status)
 
-    def _log_metrics(self, figures: dict[str, float], step: int) -> None:
+    def log_metrics(self, figures: Mapping[str, float], step: int) -> None:
+        """Several figures in one call."""
         now = get_current_time_millis()
         metrics = [Metric(name, value, now, step) for name, value in figures.items()]
         with storage_errors():
@@ -115,7 +117,10 @@ class MlflowRun:
 
 
 class MlflowTracker:
-    """Runs in the tracking store of MLFLOW_TRACKING_URI, or the one that `mlflow run` has already opened."""
+    """Runs in the tracking store of MLFLOW_TRACKING_URI: the one that `mlflow run` has opened, or `run_id`, or new."""
+
+    def __init__(self, run_id: str | None = None) -> None:
+        self.run_id = run_id
 
     @contextmanager
     def run(self) -> Iterator[MlflowRun]:
@@ -123,7 +128,7 @@ class MlflowTracker:
         try:
             with storage_errors():
                 prepare_store()
-                mlflow.start_run(experiment_id=own_experiment())
+                mlflow.start_run(self.run_id, experiment_id=None if self.run_id else own_experiment())
                 tracked = active_run()
             yield tracked
         except BaseException as error:
@@ -191,8 +196,7 @@ def prepare_store() -> None:
     if match is None:
         return
     path = Path(match[1])
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(path.with_name(path.name + ".lock")):
         mlflow.MlflowClient().search_experiments(max_results=1)
 
 

@@ -28,8 +28,8 @@ PIP_LOG = VENV / "pip.log"
 REQUIREMENTS = {"run": ["requirements.txt"], "dev": ["requirements.txt", "requirements-dev.txt"]}
 # Importing these loads the compiled half of nearly everything else, so a torn installation shows.
 KEY_PACKAGES = {
-    "run": "torch, torchvision, timm, transformers, mlflow, sklearn, matplotlib",
-    "dev": "torch, torchvision, timm, transformers, mlflow, sklearn, matplotlib, mypy, importlinter, pytest",
+    "run": "torch, torchvision, timm, transformers, mlflow, optuna, sklearn, matplotlib",
+    "dev": "torch, torchvision, timm, transformers, mlflow, optuna, sklearn, matplotlib, mypy, importlinter, pytest",
 }
 GIB_NEEDED = 8  # measured: 6.5 GiB in .venv, the rest for what pip unpacks
 

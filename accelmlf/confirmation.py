@@ -1,0 +1,131 @@
+"""The search's best points and the recipe's own setting once more, with fresh seeds: a search picks lucky seeds."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from accelmlf.comparison import Ratio, block_orders, paired_ratio
+from accelmlf.errors import DivergedError, MemoryExhaustedError
+from accelmlf.family import Family
+from accelmlf.isolation import TimedRun
+from accelmlf.records import EpochMetrics, RunSummary
+from accelmlf.search import Protocol
+from accelmlf.search_console import SearchConsole
+from accelmlf.study import TrialRecord
+from accelmlf.tuning import Point, in_words
+
+CONFIRMATION = "confirmation"
+NUM_BEST = 3
+
+
+@dataclass
+class Arm:
+    """A point that is confirmed. Of each seed its time to the target (None: missed) and its test accuracy then."""
+
+    point: Point
+    is_recipe: bool
+    times_s: dict[int, float | None] = field(default_factory=dict)
+    test_accuracies: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return in_words(self.point) + (" (the recipe's own)" if self.is_recipe else "")
+
+    @property
+    def reached_s(self) -> list[float]:
+        return [seconds for seconds in self.times_s.values() if seconds is not None]
+
+    @property
+    def always_reached(self) -> bool:
+        return bool(self.times_s) and len(self.reached_s) == len(self.times_s)
+
+    @property
+    def mean_s(self) -> float | None:
+        """Geometric mean; None with any miss, because a miss is no number."""
+        return statistics.geometric_mean(self.reached_s) if self.always_reached else None
+
+    def speedup_over(self, other: "Arm") -> Ratio | None:
+        """How many times sooner than `other` the target is reached, paired by seed; None with any miss."""
+        if not (self.always_reached and other.always_reached and self.times_s.keys() == other.times_s.keys()):
+            return None
+        seeds = sorted(self.times_s)
+        return paired_ratio([other.times_s[s] or 0.0 for s in seeds], [self.times_s[s] or 0.0 for s in seeds])
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The arms, best first, the recipe's own among them."""
+
+    arms: list[Arm]
+
+    @property
+    def winner(self) -> Arm:
+        return self.arms[0]
+
+    @property
+    def recipe(self) -> Arm:
+        return next(arm for arm in self.arms if arm.is_recipe)
+
+
+def best_points(records: Sequence[TrialRecord]) -> list[Point]:
+    """Of the trials that reached the target the soonest, at most three."""
+    winners = [r for r in records if r.time_to_accuracy_s is not None and r.point is not None]
+    winners.sort(key=lambda r: r.time_to_accuracy_s or math.inf)
+    return [r.point for r in winners[:NUM_BEST] if r.point is not None]
+
+
+def confirm(protocol: Protocol, records: Sequence[TrialRecord], family: Family, console: SearchConsole) -> Confirmation:
+    """Blocks of one repeat of every arm, in random order within a block; finished runs of a killed search are kept."""
+    own = protocol.space.point_of(protocol.base)
+    arms = [Arm(point, point == own) for point in best_points(records)]
+    arms += [] if any(arm.is_recipe for arm in arms) else [Arm(own, is_recipe=True)]
+    kept = {(tags["accelmlf.point"], int(tags["accelmlf.config.seed"])): (tags, metrics)
+            for tags, metrics in family.children(CONFIRMATION)
+            if tags["accelmlf.outcome"] in ("completed", "target_not_reached")}  # fmt: skip
+    repeats = protocol.tune.confirm_repeats
+    console.say(f"\nconfirmation: {len(arms)} settings x {repeats} fresh seeds, interleaved")
+    for block, order in enumerate(block_orders(range(len(arms)), repeats, protocol.base.seed)):
+        seed = protocol.base.seed + 1 + block
+        for arm in (arms[index] for index in order):
+            if (found := kept.get((in_words(arm.point), seed))) is not None:
+                _, metrics = found
+                arm.times_s[seed] = metrics.get("time_to_accuracy_s")
+                arm.test_accuracies[seed] = metrics["final_accuracy"]
+            else:
+                run_once(protocol, arm, seed, family, console)
+    arms.sort(key=lambda arm: (-len(arm.reached_s), arm.mean_s or math.inf))
+    return Confirmation(arms)
+
+
+def run_once(protocol: Protocol, arm: Arm, seed: int, family: Family, console: SearchConsole) -> None:
+    """One repeat of one arm, the test set read at its end."""
+    config = protocol.config_of(None if arm.is_recipe else arm.point, seed=seed)
+    name = f"confirmation seed {seed}"
+    console.begins(name, arm.point, config.epochs)
+    run_id = family.start_child(f"{name}: {arm.name}", CONFIRMATION, {"accelmlf.point": in_words(arm.point)})
+
+    def watch(epoch: EpochMetrics) -> None:
+        console.epoch(epoch)
+
+    try:
+        summary = TimedRun(config, run_id, protocol.device_key, read_test=True).train(watch)
+    except (DivergedError, MemoryExhaustedError) as error:
+        arm.times_s[seed] = None
+        family.end_child(run_id, error.outcome, str(error))
+        console.say(f"  {error.outcome.replace('_', ' ')}: {error}")
+        return
+    except BaseException as error:
+        family.end_child(run_id, getattr(error, "outcome", "failed"), str(error))
+        raise
+    family.end_child(run_id, summary.outcome)
+    arm.times_s[seed] = summary.time_to_accuracy_s
+    if summary.test is not None:
+        arm.test_accuracies[seed] = summary.test.accuracy
+    console.say(f"  {described(summary)}")
+
+
+def described(summary: RunSummary) -> str:
+    reached = summary.time_to_accuracy_s
+    target = "target not reached" if reached is None else f"target after {reached:.1f} s of training"
+    return target if summary.test is None else f"{target}, test accuracy {summary.test.accuracy:.4f}"

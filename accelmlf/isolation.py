@@ -1,0 +1,201 @@
+"""Work in a process of its own, one at a time per device: its memory is gone when it ends, and its end harms nobody.
+
+The processes are forked from a server that has imported everything once and has done nothing else: no thread, no
+device. So none of them pays for the imports, and each starts as fresh as the first (multiprocessing's forkserver).
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar
+
+from accelmlf import signals
+from accelmlf.config import RunConfig
+from accelmlf.errors import AccelmlfError, Interrupted, MemoryExhaustedError
+from accelmlf.experiment import run_experiment
+from accelmlf.processes import sole_use, times_out_of_memory
+from accelmlf.records import EpochMetrics, RunSummary
+from accelmlf.tracking import MlflowTracker
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CLOSING_S = 60.0
+"""What a process gets to close its run after it was told to end."""
+WAIT_FOR_DEVICE_S = 60.0
+IMPORTED_LATE = ("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection")
+IMPORTED_FOR = {
+    "efficientnet_b0": ("timm",),
+    "vit": ("transformers.models.vit.modeling_vit",),
+}
+"""What a run imports only when it gets there; a second or two each."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def start_server(model: str) -> None:
+    """Start the server and its imports in the background, those that `model` needs too.
+
+    To be called with the environment as the work will see it.
+    """
+    from multiprocessing.forkserver import ensure_running
+
+    CONTEXT.set_forkserver_preload([__name__, *IMPORTED_LATE, *IMPORTED_FOR.get(model, ())])
+    # It inherits the mask: a signal to the whole group must not take the server away from those that close their runs.
+    signals.hold_back()
+    try:
+        ensure_running()
+    finally:
+        signals.release()
+
+
+def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The function's result, computed in a process of its own.
+
+    Raises:
+        Exception: what the function raised, or that its process died.
+    """
+    with process(_answer, function, args, kwargs) as talk:
+        result: T = talk.receive()
+        return result
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """One run in a process of its own, epoch by epoch."""
+
+    config: RunConfig
+    run_id: str
+    device_key: str
+    """What names the device on this machine, whatever the process calls it."""
+    read_test: bool
+
+    def train(self, stop_early: Callable[[EpochMetrics], str | None]) -> RunSummary:
+        """Runs it. `stop_early` is asked here, after each epoch, while the run's training clock stands still.
+
+        Raises:
+            AccelmlfError: what ended the run; it is closed in the tracking store unless its process was killed.
+        """
+        with process(_train, self) as talk:
+            while not isinstance(message := talk.receive(), RunSummary):
+                talk.send(stop_early(message))
+            return message
+
+
+class Talk:
+    """The near end of a process: what it sends, or what ended it."""
+
+    def __init__(self, connection: Connection, worker: Any) -> None:
+        self.connection, self.worker, self.kills_before = connection, worker, times_out_of_memory()
+
+    def send(self, message: object) -> None:
+        try:
+            self.connection.send(message)
+        except OSError:
+            raise self.death() from None
+
+    def receive(self) -> Any:
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            raise self.death() from None
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    def death(self) -> AccelmlfError:
+        """Why there is nothing more to hear."""
+        self.worker.join(CLOSING_S)
+        code = self.worker.exitcode
+        if code == -signal.SIGKILL and times_out_of_memory() > self.kills_before:
+            remedy = "use a smaller batch_size with more accumulation_steps"
+            return MemoryExhaustedError("process", self.worker.pid, "the system killed it for memory", remedy)
+        how = f"it was killed by {signal.Signals(-code).name}" if code and code < 0 else f"it ended with code {code}"
+        return AccelmlfError("process", self.worker.pid, how, "Run it alone, with debug=true, to see why")
+
+
+@contextmanager
+def process(target: Callable[..., None], *args: Any) -> Iterator[Talk]:
+    """A process that runs target(connection, *args); it has ended when the block has."""
+    near, far = CONTEXT.Pipe()
+    worker = CONTEXT.Process(target=_begin, args=(far, target, args))
+    worker.start()
+    far.close()
+    try:
+        yield Talk(near, worker)
+    except BaseException:
+        worker.terminate()  # before the connection closes, so that it knows why; ignored where it is closing already
+        raise
+    finally:
+        near.close()
+        worker.join(CLOSING_S)
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+
+
+# --- in the process ---
+
+
+def _begin(connection: Connection, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Signals as in a process of the command line; those of the terminal reach the one that started this."""
+    os.setsid()
+    with signals.as_exceptions():
+        try:
+            signals.release()
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            target(connection, *args)
+        except (Exception, Interrupted) as error:
+            signals.ignore_from_now_on()
+            _report(connection, error)
+
+
+def _report(connection: Connection, error: BaseException) -> None:
+    try:
+        if not isinstance(error, (AccelmlfError, Interrupted)):
+            line = f"{type(error).__name__}: {error}"
+            error = AccelmlfError("internal", line, "an error of the program", "Run it alone with debug=true")
+        connection.send(error)
+    except OSError:  # nobody listens any more
+        pass
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CLOSING_S)
+    os._exit(128 + signal.SIGTERM)
+
+
+def _answer(connection: Connection, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    connection.send(function(*args, **kwargs))
+
+
+def _train(connection: Connection, run: TimedRun) -> None:
+    started_s = time.perf_counter()
+
+    def ask(epoch: EpochMetrics) -> str | None:
+        try:
+            connection.send(epoch)
+            answer: str | None = connection.recv()
+        except (EOFError, OSError):  # who asked for this run has died
+            raise Interrupted(signal.SIGTERM) from None
+        return answer
+
+    # A search that was killed leaves its run behind for a moment; two at once would slow each other down.
+    with sole_use(run.device_key, "timed run", wait_s=WAIT_FOR_DEVICE_S):
+        summary = run_experiment(
+            run.config,
+            MlflowTracker(run.run_id),
+            started_s=started_s,
+            stop_early=ask,
+            read_test=run.read_test,
+            quiet=True,
+        )
+    connection.send(summary)

@@ -1,0 +1,97 @@
+"""Processes that share a machine: who holds what, and who is still alive. Standard library and psutil only."""
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from accelmlf.errors import DeviceError
+
+POLL_S = 0.1
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time, the others wait. The system lifts the lock when its holder dies, however it dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def sole_use(device: str, purpose: str, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Only one process of this user and machine has `device` (a name that is one device's alone) for `purpose`.
+
+    Raises:
+        DeviceError: another one has it and keeps it for `wait_s`.
+    """
+    path = _private_folder() / f"{purpose}-{device.replace(':', '-')}.lock"
+    deadline_s = time.monotonic() + wait_s
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as file:
+        while not _try_lock(file.fileno()):
+            if time.monotonic() >= deadline_s:
+                rule = f"another {purpose} is under way on it (process {file.read().strip() or 'unknown'})"
+                raise DeviceError("device", device, rule, "Wait for it, end it, or choose another device")
+            time.sleep(POLL_S)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def identity() -> str:
+    """This process, in words that `is_gone` understands in any process of the same machine."""
+    process = psutil.Process()
+    return f"{_boot()}/{os.getpid()}/{process.create_time():.2f}"
+
+
+def is_gone(owner: str) -> bool:
+    """Whether the process that called itself `owner` has certainly ended. False where it cannot be known from here."""
+    boot, pid, created = owner.split("/")
+    if boot != _boot():
+        return False  # another machine, or this one before it was started again
+    try:
+        process = psutil.Process(int(pid))
+        return f"{process.create_time():.2f}" != created or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def times_out_of_memory() -> int:
+    """How often Linux has killed a process for memory since it was started; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def _boot() -> str:
+    """This start of this machine, and the numbering of its processes: a container has one of its own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}.{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{os.uname().nodename}.{psutil.boot_time():.0f}"
+
+
+def _private_folder() -> Path:
+    """Where nobody else can put a file that this user would then trust."""
+    folder = Path(tempfile.gettempdir()) / f"accelmlf-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise DeviceError("TMPDIR", folder, "it belongs to somebody else", "Set TMPDIR to a folder of your own")
+    return folder
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

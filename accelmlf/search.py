@@ -1,0 +1,243 @@
+"""Trial after trial, each in a process of its own, until enough are finished."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.exceptions import TrialPruned
+from optuna.trial import FrozenTrial, TrialState
+
+from accelmlf import study as studies
+from accelmlf.config import RunConfig
+from accelmlf.errors import (
+    AccelmlfError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    DiskError,
+    Interrupted,
+    StudyError,
+    TrackingError,
+)
+from accelmlf.family import Family
+from accelmlf.isolation import TimedRun
+from accelmlf.recipes import resolve
+from accelmlf.records import EpochMetrics, RunSummary
+from accelmlf.search_console import SearchConsole
+from accelmlf.study import TARGET, TrialRecord
+from accelmlf.tuning import Point, SearchSpace, TuneConfig, in_words
+
+POLL_S = 2.0
+MAX_FAILURES_IN_A_ROW = 5
+TRIAL = "trial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What every run of a search has in common."""
+
+    tune: TuneConfig
+    given: Mapping[str, Any]
+    base: RunConfig
+    """The recipe's own setting, as this device runs it."""
+    space: SearchSpace
+    device_key: str
+
+    def config_of(self, point: Point | None, **settings: Any) -> RunConfig:
+        """The run at a point, up to the target; None is the recipe's own setting."""
+        searched = {} if point is None else self.space.settings(point)
+        return resolve({**self.given, **searched, "stop_at_target": True, **settings})
+
+
+def close_lost_run(family: Family, console: SearchConsole) -> studies.OnLost:
+    """What is done for a trial whose process was killed: its run is closed."""
+
+    def on_lost(trial: FrozenTrial) -> None:
+        console.say(f"trial {trial.number} was killed; its point is tried once more")
+        if (run_id := trial.user_attrs.get("run_id")) is not None:
+            family.end_child(run_id, "interrupted", "its process was killed")
+
+    return on_lost
+
+
+class TrialFailedError(Exception):
+    """Tells Optuna that a trial failed; the reason is in its attributes."""
+
+
+@dataclass
+class Search:
+    """The trials of one process on a study that others may share."""
+
+    study: optuna.Study
+    protocol: Protocol
+    family: Family
+    console: SearchConsole
+    on_lost: studies.OnLost
+    started_s: float = field(default_factory=time.monotonic)
+    ended_by: BaseException | None = None
+    failures: list[AccelmlfError] = field(default_factory=list)
+    """Those since the last trial that finished."""
+    number: int | None = None
+    """The trial of this process; None while there is none."""
+
+    def run(self) -> None:
+        """Until n_trials are finished over all workers, the budget is spent, or every point was run.
+
+        Raises:
+            AccelmlfError: what no further trial would survive.
+        """
+        self.log_series(studies.records(self.study, self.protocol.space))
+        while not self.is_over():
+            self.number = None
+            self.study.optimize(self.objective, n_trials=1, catch=(Exception,))
+            if self.ended_by is not None:
+                raise self.ended_by
+            self.tell()
+        if not studies.finished(self.study) and self.failures:
+            raise self.failures[-1]
+
+    def is_over(self) -> bool:
+        """Whether no trial is left to start. Waits while other workers may still leave one."""
+        while True:
+            studies.mend(self.study, self.on_lost)
+            done = len(studies.finished(self.study))
+            if done >= self.protocol.tune.n_trials or self.is_budget_spent():
+                return True
+            if len(self.failures) >= MAX_FAILURES_IN_A_ROW:
+                raise self.failures[-1]
+            if self._count(TrialState.WAITING):
+                return False
+            running = self._count(TrialState.RUNNING)
+            unseen = self.protocol.space.unseen(studies.seen_points(self.study, self.protocol.space))
+            if unseen and done + running < self.protocol.tune.n_trials:
+                return False
+            if not running:
+                self.console.exhausted(done)
+                return True
+            self.console.waiting(running)
+            time.sleep(POLL_S)
+
+    def is_budget_spent(self) -> bool:
+        budget_s = self.protocol.tune.timeout_s
+        return budget_s is not None and time.monotonic() - self.started_s >= budget_s
+
+    def _count(self, state: TrialState) -> int:
+        return len(self.study.get_trials(deepcopy=False, states=(state,)))
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """One trial: the training clock at the target, or, marked by its constraint, that of the whole run."""
+        try:
+            studies.sign(trial)
+            point = studies.suggest(trial, self.protocol.space)
+            if self.is_surplus(trial, point):
+                trial.set_user_attr("outcome", "surplus")
+                raise TrialFailedError("another worker has taken the last place or this point")
+            self.number = trial.number
+            run_id = self.start_run(trial, point)
+            try:
+                return self.timed(trial, point, run_id)
+            except (AccelmlfError, Interrupted) as error:
+                self.note_failure(trial, run_id, error)
+                raise
+        except Interrupted as error:  # Optuna would leave the trial running
+            self.ended_by = error
+            raise TrialFailedError(str(error)) from error
+
+    def is_surplus(self, trial: optuna.Trial, point: Point) -> bool:
+        """Whether an earlier trial of another worker, started in the same moment, makes this one too many."""
+        earlier = self.study.get_trials(deepcopy=False)[: trial.number]
+        taken = [t for t in earlier if t.state in (*studies.FINISHED, TrialState.RUNNING)]
+        if len(taken) >= self.protocol.tune.n_trials:
+            return True
+        return point in studies.seen_points(self.study, self.protocol.space, before=trial.number)
+
+    def start_run(self, trial: optuna.Trial, point: Point) -> str:
+        name = f"trial {trial.number}: {in_words(point)}"
+        run_id = self.family.start_child(name, TRIAL, {"accelmlf.trial": str(trial.number)})
+        trial.set_user_attr("run_id", run_id)
+        return run_id
+
+    def timed(self, trial: optuna.Trial, point: Point, run_id: str) -> float:
+        """Train and judge one trial."""
+        config = self.protocol.config_of(point)
+        self.console.begins(f"trial {trial.number}", point, config.epochs)
+        epochs: list[EpochMetrics] = []
+
+        def verdict(epoch: EpochMetrics) -> str | None:
+            epochs.append(epoch)
+            trial.report(1 - epoch.quality.accuracy, epoch.epoch)  # TPE ranks pruned trials by it, downwards
+            self.console.epoch(epoch)
+            return self.verdict(epoch, config)
+
+        run = TimedRun(config, run_id, self.protocol.device_key, read_test=False)
+        summary = run.train(verdict)
+        self.note_result(trial, summary, epochs, config)
+        self.family.end_child(run_id, summary.outcome)
+        if summary.outcome == "pruned":
+            raise TrialPruned
+        if summary.outcome == "interrupted":
+            raise TrialFailedError("the budget was spent")
+        trial.set_constraint(TARGET, config.target_accuracy - summary.best_eval_accuracy)
+        self.failures.clear()
+        return summary.total_train_s if summary.time_to_accuracy_s is None else summary.time_to_accuracy_s
+
+    def verdict(self, epoch: EpochMetrics, config: RunConfig) -> str | None:
+        """Pruning that is exact: past the best finished time, a trial of the same seed can no longer win."""
+        if epoch.quality.accuracy >= config.target_accuracy or epoch.epoch == config.epochs:
+            return None
+        if self.is_budget_spent():
+            return "interrupted"
+        best_s = studies.best_time_s(self.study)
+        return "pruned" if best_s is not None and epoch.elapsed_train_s >= best_s else None
+
+    def note_result(
+        self, trial: optuna.Trial, summary: RunSummary, epochs: list[EpochMetrics], config: RunConfig
+    ) -> None:
+        attributes: dict[str, Any] = {
+            "outcome": summary.outcome,
+            "best_accuracy": summary.best_eval_accuracy,
+            "epochs": len(epochs),
+            "train_s": summary.total_train_s,
+        }
+        if summary.outcome == "pruned":
+            self.failures.clear()
+            seconds = sum(epoch.cost.train_s + epoch.eval_s for epoch in epochs)
+            attributes["saved_at_most_s"] = seconds / len(epochs) * (config.epochs - len(epochs))
+        if summary.outcome == "interrupted":
+            attributes["error"] = "the budget of timeout_s was spent"
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+
+    def note_failure(self, trial: optuna.Trial, run_id: str, error: AccelmlfError | Interrupted) -> None:
+        """What this trial died of, for the study and for its run, and whether the search can go on."""
+        is_fatal = isinstance(error, (Interrupted, ConfigError, DataError, TrackingError, DiskError, StudyError))
+        is_fatal |= isinstance(error, DeviceError) and error.setting == "device"
+        if is_fatal:
+            self.ended_by = error
+        else:
+            assert isinstance(error, AccelmlfError)
+            self.failures.append(error)
+        # A failure that is not the point's own leaves the point to be tried again.
+        trial.set_user_attr("outcome", "interrupted" if is_fatal else error.outcome)
+        trial.set_user_attr("error", str(error))
+        self.family.end_child(run_id, error.outcome, str(error))
+
+    def tell(self) -> None:
+        """The trial that has just ended, on the console and in the series of the parent run."""
+        records = studies.records(self.study, self.protocol.space)
+        own = [record for record in records if record.number == self.number]
+        for record in own:
+            self.console.trial_ended(record, records)
+        self.log_series(own, records)
+
+    def log_series(self, new: Sequence[TrialRecord], records: Sequence[TrialRecord] | None = None) -> None:
+        """Each trial's own figures and the best so far, by the number of the trial."""
+        for record in new:
+            own = {"trial_time_to_accuracy_s": record.time_to_accuracy_s, "trial_best_accuracy": record.best_accuracy}
+            best_s = min(studies.times_s(r for r in records or new if r.number <= record.number), default=None)
+            figures = own | {"best_time_to_accuracy_s": best_s}
+            known = {name: value for name, value in figures.items() if value is not None}
+            if known:
+                self.family.parent.log_metrics(known, record.number)

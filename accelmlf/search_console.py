@@ -1,0 +1,79 @@
+"""What a person sees of a search: a line as a trial begins and as it ends, and a bar of its epochs on a terminal."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from accelmlf.console import say
+from accelmlf.records import EpochMetrics
+from accelmlf.study import TrialRecord
+from accelmlf.tuning import Point, in_words
+
+
+class SearchConsole:
+    """Progress of a search. The time that is left is by the trials so far, or by the budget where that is less."""
+
+    def __init__(self, n_trials: int, timeout_s: float | None) -> None:
+        self.n_trials, self.timeout_s = n_trials, timeout_s
+        self.started_s = time.monotonic()
+        self.bar: tqdm[Any] = tqdm(disable=True)
+        self.told_waiting = 0
+
+    say = staticmethod(say)
+
+    def begins(self, name: str, point: Point, num_epochs: int) -> None:
+        """A run in a process of its own."""
+        say(f"{name}: {in_words(point)}")
+        self.bar.close()
+        self.bar = tqdm(desc=name, total=num_epochs, unit=" epochs", leave=False, disable=None, dynamic_ncols=True)
+
+    def epoch(self, epoch: EpochMetrics) -> None:
+        self.bar.update()
+        self.bar.set_postfix_str(f"accuracy {epoch.quality.accuracy:.4f}, {epoch.elapsed_train_s:.1f} s of training")
+
+    def trial_ended(self, record: TrialRecord, records: Sequence[TrialRecord]) -> None:
+        """How it went, the best so far, and how long the search may still take."""
+        self.bar.close()
+        done = [r for r in records if r.is_finished]
+        winners = [r for r in done if r.time_to_accuracy_s is not None]
+        best = min(winners, key=lambda r: r.time_to_accuracy_s or 0.0, default=None)
+        so_far = (
+            "no trial at the target yet"
+            if best is None
+            else f"best {best.time_to_accuracy_s:.1f} s (trial {best.number})"
+        )
+        left = f"  left {tqdm.format_interval(self.left_s(done))}" if len(done) < self.n_trials else ""
+        say(f"  {in_short(record)}  {so_far}  {len(done)} of {self.n_trials} finished{left}")
+
+    def left_s(self, done: Sequence[TrialRecord]) -> float:
+        durations = [r.duration_s for r in done if r.duration_s is not None]
+        by_trials_s = statistics.fmean(durations) * (self.n_trials - len(done)) if durations else 0.0
+        if self.timeout_s is None:
+            return by_trials_s
+        return max(0.0, min(by_trials_s, self.timeout_s - (time.monotonic() - self.started_s)))
+
+    def waiting(self, running: int) -> None:
+        if running != self.told_waiting:
+            say(f"waiting for {running} trial{'s' * (running > 1)} of other workers")
+        self.told_waiting = running
+
+    def exhausted(self, done: int) -> None:
+        say(f"every point of the space was run: {done} trials finished")
+
+    def stop(self) -> None:
+        self.bar.close()
+
+
+def in_short(record: TrialRecord) -> str:
+    """`target after 48.2 s (6 epochs)`, or what happened instead."""
+    epochs = f"{record.epochs} epoch{'s' * (record.epochs != 1)}"
+    if record.outcome == "completed":
+        return f"target after {record.time_to_accuracy_s:.1f} s of training ({epochs})"
+    if record.outcome == "target_not_reached":
+        return f"target not reached: {record.best_accuracy:.4f} at best in {record.train_s:.1f} s ({epochs})"
+    if record.outcome == "pruned":
+        return f"pruned after {record.train_s:.1f} s ({epochs}): it can no longer win"
+    return f"{record.outcome.replace('_', ' ')}: {record.error}"

@@ -1,0 +1,227 @@
+"""What a search leaves: its result in figures, a table, pictures, and the command that reproduces the winner."""
+
+import csv
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import optuna
+
+from accelmlf.config import as_text
+from accelmlf.confirmation import Arm, Confirmation
+from accelmlf.search import Protocol
+from accelmlf.search_console import in_short
+from accelmlf.search_figures import draw_confirmation, draw_time_to_accuracy
+from accelmlf.study import TrialRecord, times_s
+from accelmlf.tuning import Point, command_line, in_words
+
+mpl.use("agg")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of a search."""
+
+    protocol: Protocol
+    records: Sequence[TrialRecord]
+    confirmation: Confirmation | None
+
+    @property
+    def outcome(self) -> str:
+        return "completed" if times_s(self.records) else "target_not_reached"
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial that reached the target the soonest, with the seed of the search."""
+        reached = [r for r in self.records if r.time_to_accuracy_s is not None]
+        return min(reached, key=lambda r: r.time_to_accuracy_s or 0.0, default=None)
+
+    @property
+    def nearest(self) -> TrialRecord | None:
+        """Where every trial missed: the one with the highest accuracy."""
+        missed = [r for r in self.records if r.best_accuracy is not None]
+        return max(missed, key=lambda r: r.best_accuracy or 0.0, default=None)
+
+    @property
+    def winner(self) -> Point | None:
+        """The best confirmed point, or, without a confirmation, that of the best trial."""
+        if self.confirmation is not None:
+            return self.confirmation.winner.point
+        return None if self.best is None else self.best.point
+
+    def settings(self) -> dict[str, str]:
+        """The winner as settings of a run, with all that was given to the search."""
+        if self.winner is None:
+            return {}
+        is_recipe = self.confirmation is not None and self.confirmation.winner.is_recipe
+        searched = {} if is_recipe else self.protocol.space.settings(self.winner)
+        given = {name: value for name, value in self.protocol.given.items() if name not in ("model", "save_model")}
+        return {name: as_text(name, value) for name, value in {**given, **searched, "stop_at_target": True}.items()}
+
+    def params(self) -> dict[str, str]:
+        """`best_*`, by the names of a run's settings."""
+        if self.winner is None:
+            return {}
+        config = self.protocol.config_of(self.winner)
+        names = ("batch_size", "accumulation_steps", "learning_rate", "techniques")
+        techniques = {} if self.protocol.space.technique_sets else {"techniques": self.protocol.base.techniques}
+        texts = {name: as_text(name, getattr(config, name)) for name in names} | techniques
+        return {f"best_{name}": text for name, text in texts.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """Counts, the time that pruning saved, and what was confirmed. What there is not is absent."""
+        outcomes = [record.outcome for record in self.records]
+        figures: dict[str, float | None] = {
+            "finished_trials": sum(record.is_finished for record in self.records),
+            "pruned_trials": outcomes.count("pruned"),
+            "missed_trials": outcomes.count("target_not_reached"),
+            "failed_trials": sum(not r.is_finished and r.outcome != "running" for r in self.records),
+            "pruning_saved_at_most_s": self.saved_at_most_s,
+            "best_accuracy": None if self.nearest is None else self.nearest.best_accuracy,
+        }
+        if self.confirmation is not None:
+            winner = self.confirmation.winner
+            figures["confirmed_time_to_accuracy_s"] = winner.mean_s
+            figures["confirmed_reached"] = len(winner.reached_s)
+            figures["recipe_time_to_accuracy_s"] = self.confirmation.recipe.mean_s
+            if not winner.is_recipe and (ratio := winner.speedup_over(self.confirmation.recipe)) is not None:
+                figures |= {"speedup": ratio.value, "speedup_low": ratio.low, "speedup_high": ratio.high}
+        return {name: value for name, value in figures.items() if value is not None}
+
+    @property
+    def saved_at_most_s(self) -> float:
+        return sum(record.saved_at_most_s or 0.0 for record in self.records)
+
+    def as_text(self) -> str:
+        """The final table, the verdict, and the command line of the winner."""
+        lines = ["", *trial_table(self.records), ""]
+        if self.saved_at_most_s:
+            lines.append(
+                f"pruning saved at most {self.saved_at_most_s:.0f} s (had those trials gone on to their last epoch)"
+            )
+        if self.winner is None:
+            lines.append(self.missed_text())
+            return "\n".join(lines)
+        if self.confirmation is not None:
+            lines += ["", *confirmation_table(self.confirmation), "", verdict(self.confirmation)]
+        else:
+            lines.append("not confirmed: one seed each, and a search picks lucky seeds (confirm_repeats=0)")
+        model = self.protocol.base.model
+        return "\n".join([*lines, "", f"to reproduce the winner: {command_line(model, self.settings())}"])
+
+    def missed_text(self) -> str:
+        target = f"no trial reached the target of {self.protocol.base.target_accuracy:g}"
+        if self.nearest is None or self.nearest.point is None:
+            return f"{target}: none was finished"
+        nearest = f"trial {self.nearest.number} ({in_words(self.nearest.point)}) with {self.nearest.best_accuracy:.4f}"
+        return f"{target}; the nearest was {nearest}. Give more epochs, or a lower target_accuracy"
+
+
+def verdict(confirmation: Confirmation) -> str:
+    """One sentence that says no more than was measured."""
+    winner, recipe = confirmation.winner, confirmation.recipe
+    if winner.is_recipe:
+        return "no setting that the search found is confirmed to be faster than the recipe's own"
+    ratio = winner.speedup_over(recipe)
+    if ratio is None:
+        reached = (
+            f"{len(winner.reached_s)} of {len(winner.times_s)} and {len(recipe.reached_s)} of {len(recipe.times_s)}"
+        )
+        return f"winner: {winner.name}; it and the recipe reached the target in {reached} runs: no ratio of times"
+    if ratio.low is None or ratio.high is None:
+        return f"winner: {winner.name}, {ratio} the recipe's speed in one run: no claim from one run"
+    faster = "faster than the recipe" if ratio.low > 1 else "no difference from the recipe is shown"
+    return f"winner: {winner.name}: {ratio}, {faster} (95 % paired t interval, {ratio.pairs} seeds)"
+
+
+def trial_table(records: Sequence[TrialRecord]) -> list[str]:
+    """A line per trial, those at the target first."""
+    ordered = sorted(records, key=lambda r: (r.time_to_accuracy_s is None, r.time_to_accuracy_s or 0.0, r.number))
+    points = [in_words(r.point) if r.point else "" for r in ordered]
+    width = max(map(len, points), default=0)
+    return [f"  trial {r.number:>3}  {point:<{width}}  {in_short(r)}" for r, point in zip(ordered, points, strict=True)]
+
+
+def confirmation_table(confirmation: Confirmation) -> list[str]:
+    """A line per arm: its times, its ratio to the recipe, the test accuracy when the target was reached."""
+    width = max(len(arm.name) for arm in confirmation.arms)
+    return [f"  {arm.name:<{width}}  {_times(arm)}  {_ratio(arm, confirmation.recipe)}" for arm in confirmation.arms]
+
+
+def _times(arm: Arm) -> str:
+    times = ", ".join("missed" if s is None else f"{s:.1f}" for s in arm.times_s.values())
+    accuracies = ", ".join(f"{accuracy:.4f}" for accuracy in arm.test_accuracies.values())
+    return f"{times} s  test accuracy {accuracies}"
+
+
+def _ratio(arm: Arm, recipe: Arm) -> str:
+    if arm.is_recipe:
+        return ""
+    ratio = arm.speedup_over(recipe)
+    return f"{len(arm.reached_s)} of {len(arm.times_s)} reached the target" if ratio is None else str(ratio)
+
+
+def write(folder: Path, result: Result, study: optuna.Study) -> None:
+    """trials.csv, confirmation.csv, search.json, summary.txt, the heat map and Optuna's plots."""
+    _write_trials(folder / "trials.csv", result)
+    (folder / "summary.txt").write_text(result.as_text() + "\n")
+    target = result.protocol.base.target_accuracy
+    draw_time_to_accuracy(result.records, result.protocol.space, target, folder / "time_to_accuracy.png")
+    if result.confirmation is not None:
+        _write_confirmation(folder / "confirmation.csv", result.confirmation)
+        draw_confirmation(result.confirmation, target, folder / "confirmation.png")
+    facts = {"study": study.study_name, "about": study.user_attrs["accelmlf"], "outcome": result.outcome}
+    content = facts | {"winner": result.settings(), "metrics": result.metrics()}
+    (folder / "search.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_optuna_plots(folder, study)
+
+
+def _write_trials(path: Path, result: Result) -> None:
+    names = result.protocol.space.names
+    columns = ("outcome", "time_to_accuracy_s", "best_accuracy", "epochs", "train_s", "saved_at_most_s", "duration_s")
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", *names, *columns, "error", "run_id"])
+        for record in result.records:
+            point = [record.point[name] if record.point else "" for name in names]
+            values = [getattr(record, name) for name in (*columns, "error", "run_id")]
+            writer.writerow([record.number, *point, *("" if value is None else value for value in values)])
+
+
+def _write_confirmation(path: Path, confirmation: Confirmation) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["setting", "seed", "time_to_accuracy_s", "test_accuracy", "is_recipe"])
+        for arm in confirmation.arms:
+            for seed, seconds in arm.times_s.items():
+                accuracy = arm.test_accuracies.get(seed, "")
+                row = [in_words(arm.point), seed, "" if seconds is None else seconds, accuracy, arm.is_recipe]
+                writer.writerow(row)
+
+
+def write_optuna_plots(folder: Path, study: optuna.Study) -> None:
+    """Optuna's own pictures, each where there are trials enough for it."""
+    from matplotlib import pyplot as plt
+    from optuna.visualization import matplotlib as plots
+
+    pair = ["batch_size", "accumulation_steps"]
+    drawings: dict[str, Callable[[], Any]] = {
+        "optimization_history": lambda: plots.plot_optimization_history(study, target_name="time to accuracy (s)"),
+        "param_importances": lambda: plots.plot_param_importances(study),
+        "contour": lambda: plots.plot_contour(study, params=pair, target_name="time to accuracy (s)"),
+        "timeline": lambda: plots.plot_timeline(study),
+    }
+    for name, draw in drawings.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental; and "too few trials", which the picture shows too
+            try:
+                draw()
+            except (ValueError, RuntimeError) as error:
+                print(name, error)
+                continue
+        plt.gcf().savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+        plt.close("all")

@@ -1,0 +1,248 @@
+"""The study of a search in Optuna's storage: made, checked, continued, mended after a kill. What its trials say."""
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from accelmlf.errors import AccelmlfError, ConfigError, StudyError
+from accelmlf.processes import identity, is_gone, locked
+from accelmlf.tuning import DEFAULT_STORAGE, Point, SearchSpace
+
+HEARTBEAT_S = 30
+"""Twice this without a sign of life, a trial of another machine counts as killed."""
+SQLITE_PATIENCE_S = 60
+TARGET = "target_accuracy"
+"""Name of the constraint: target minus best accuracy; above 0 the trial missed."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+OnLost = Callable[[FrozenTrial], None]
+COME_AGAIN = ("interrupted", "surplus")
+"""Failed trials with these outcomes say nothing about their point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial, without Optuna: what tables, pictures and the confirmation read."""
+
+    number: int
+    point: Point | None
+    outcome: str
+    """completed, target_not_reached, pruned, running, waiting, or why it failed."""
+    time_to_accuracy_s: float | None
+    best_accuracy: float | None
+    epochs: int | None
+    train_s: float | None
+    saved_at_most_s: float | None
+    run_id: str | None
+    error: str | None
+    duration_s: float | None
+    """Wall clock, with set-up and validation."""
+
+    @property
+    def is_finished(self) -> bool:
+        return self.outcome in ("completed", "target_not_reached", "pruned")
+
+
+def storage_url(given: str | None) -> str:
+    """The storage to use. A password must not come as a parameter: `mlflow run` logs every one of them.
+
+    Raises:
+        ConfigError: a URL with a user or a password that was given as a parameter, or MLflow's own database.
+    """
+    url = given or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
+    if given and re.search(r"//[^/\s]*@", given):
+        rule = "a URL with a user or a password would be logged as a parameter"
+        raise ConfigError("storage", given, rule, "Put it into the environment variable OPTUNA_STORAGE")
+    if "://" not in url:
+        remedy = "Give a URL such as sqlite:///optuna.db or postgresql://host/database"
+        raise ConfigError("storage", url, "not a database URL", remedy)
+    return url
+
+
+def open_study(url: str, name: str, facts: Mapping[str, str], on_lost: OnLost) -> optuna.Study:
+    """The study of that name, made where there is none; `facts` is what all its trials have in common.
+
+    Raises:
+        StudyError: the storage cannot be used, or holds a study of that name about something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    file = re.match(r"sqlite:///([^?]+)", url)
+    with storage_errors(url), locked(Path(file[1] + ".lock")) if file else nullcontext():
+        storage = RDBStorage(
+            url,
+            engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}} if file else None,
+            heartbeat_interval=HEARTBEAT_S,
+            heartbeat_stale_trial_callback=retried(on_lost),
+        )
+        study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+        known = study.user_attrs.get("accelmlf", {"direction": study.direction.name.lower()})
+        if not study.get_trials(deepcopy=False) and known == {"direction": "minimize"}:
+            study.set_user_attr("accelmlf", dict(facts))
+            known = facts
+    if differences := _differences(known, facts):
+        remedy = "Choose another study_name, or give the study's own settings"
+        raise StudyError("study_name", name, f"that study is about something else: {differences}", remedy)
+    return study
+
+
+def _differences(known: Mapping[str, str], facts: Mapping[str, str]) -> str:
+    names = [name for name in {**known, **facts} if known.get(name) != facts.get(name)]
+    shown = [f"{name} was {known.get(name, 'not set')}, now {facts.get(name, 'not set')}" for name in names[:4]]
+    return "; ".join(shown + ([f"and {len(names) - 4} more"] if len(names) > 4 else []))
+
+
+STORAGE_ERRORS = (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError)
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Whatever the storage raises as one error that names it (without its password)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        try:
+            yield
+        except AccelmlfError:
+            raise
+        except STORAGE_ERRORS as error:
+            text = f"{type(error).__name__}: {error}".partition("\n")[0]
+            remedy = "Check that the database is there and writable, that its driver is installed and its version fits"
+            raise StudyError("storage", url, text, remedy) from error
+
+
+def retried(on_lost: OnLost) -> Callable[[optuna.Study, FrozenTrial], None]:
+    """What becomes of a trial whose process was killed: `on_lost` is told, and it gets a second try."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        retry = RetryHeartbeatStaleTrialCallback(max_retry=1)
+
+    def lost(study: optuna.Study, trial: FrozenTrial) -> None:
+        on_lost(trial)
+        retry(study, trial)
+
+    return lost
+
+
+def sign(trial: optuna.Trial) -> None:
+    """This process runs the trial. With the number, because a second try inherits what the first has said."""
+    trial.set_user_attr("owner", [trial.number, identity()])
+
+
+def mend(study: optuna.Study, on_lost: OnLost) -> None:
+    """Fail the trials whose process was killed: at once where that can be seen from here, else by their heartbeat."""
+    optuna.storages.fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        number, owner = trial.user_attrs.get("owner", (None, ""))
+        started = trial.datetime_start or datetime.now()
+        if number == trial.number:
+            dead = is_gone(owner)
+        else:  # perhaps killed before it could sign
+            dead = datetime.now() - started > timedelta(seconds=2 * HEARTBEAT_S)
+        if dead:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            retried(on_lost)(study, trial)
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The space in Optuna's words."""
+    found: dict[str, BaseDistribution] = {name: CategoricalDistribution(v) for name, v in space.choices.items()}
+    if space.learning_rates:
+        found["learning_rate"] = FloatDistribution(*space.learning_rates, log=True)
+    return found
+
+
+def suggest(trial: optuna.Trial, space: SearchSpace) -> Point:
+    """The trial's point, chosen by the study's sampler or, for a retried trial, the one it had."""
+    return {
+        name: trial.suggest_float(name, kind.low, kind.high, log=True)
+        if isinstance(kind, FloatDistribution)
+        else trial.suggest_categorical(name, kind.choices)  # type: ignore[attr-defined]
+        for name, kind in distributions(space).items()
+    }
+
+
+def point_of(trial: FrozenTrial, space: SearchSpace) -> Point | None:
+    """The whole point of a trial; None while it has none."""
+    params = trial.params
+    return {name: params[name] for name in space.names} if set(space.names) <= set(params) else None
+
+
+def seen_points(study: optuna.Study, space: SearchSpace, before: int | None = None) -> list[Point]:
+    """Points that are not to be run again: finished, under way, waiting, or failed for a reason of their own.
+
+    `before`: only those of trials with a lower number.
+    """
+    trials = study.get_trials(deepcopy=False)
+    kept = [trial for trial in trials[:before] if trial.user_attrs.get("outcome") not in COME_AGAIN]
+    kept = [trial for trial in kept if not _was_retried(trial, trials)]
+    return [point for trial in kept if (point := point_of(trial, space)) is not None]
+
+
+def _was_retried(trial: FrozenTrial, trials: list[FrozenTrial]) -> bool:
+    """A killed trial hands its point on to its second try."""
+    return any(trial.number in RetryHeartbeatStaleTrialCallback.retry_history(other) for other in trials)
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=FINISHED)
+
+
+def best_time_s(study: optuna.Study) -> float | None:
+    """The shortest time to the target of a finished trial."""
+    times = [
+        trial.value
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.value is not None and all(x <= 0 for x in trial.constraints.values())
+    ]
+    return min(times, default=None)
+
+
+def records(study: optuna.Study, space: SearchSpace) -> list[TrialRecord]:
+    """Every trial but those that never began (another worker had taken the last place)."""
+    return [
+        record
+        for trial in study.get_trials(deepcopy=False)
+        if (record := _record(trial, space)).outcome not in ("surplus", "waiting")
+    ]
+
+
+def times_s(records: Iterable[TrialRecord]) -> list[float]:
+    """The times to the target, of those that reached it."""
+    return [record.time_to_accuracy_s for record in records if record.time_to_accuracy_s is not None]
+
+
+def _record(trial: FrozenTrial, space: SearchSpace) -> TrialRecord:
+    attrs: dict[str, Any] = trial.user_attrs
+    if not trial.state.is_finished():
+        outcome = trial.state.name.lower()
+    elif trial.state == TrialState.FAIL:
+        outcome = attrs.get("outcome", "killed")
+    else:
+        outcome = attrs["outcome"]
+    done = trial.state in FINISHED
+    return TrialRecord(
+        number=trial.number,
+        point=point_of(trial, space),
+        outcome=outcome,
+        time_to_accuracy_s=trial.value if outcome == "completed" else None,
+        best_accuracy=attrs.get("best_accuracy") if done else None,
+        epochs=attrs.get("epochs") if done else None,
+        train_s=attrs.get("train_s") if done else None,
+        saved_at_most_s=attrs.get("saved_at_most_s") if outcome == "pruned" else None,
+        run_id=attrs.get("run_id"),
+        error=attrs.get("error") if trial.state == TrialState.FAIL else None,
+        duration_s=trial.duration.total_seconds() if trial.duration else None,
+    )
