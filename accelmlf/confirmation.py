@@ -10,10 +10,9 @@ from accelmlf.errors import DivergedError, MemoryExhaustedError
 from accelmlf.family import Family
 from accelmlf.isolation import TimedRun
 from accelmlf.records import EpochMetrics, RunSummary
-from accelmlf.search import Protocol
 from accelmlf.search_console import SearchConsole
 from accelmlf.study import TrialRecord
-from accelmlf.tuning import Point, in_words
+from accelmlf.tuning import Point, Protocol, in_words
 
 CONFIRMATION = "confirmation"
 NUM_BEST = 3
@@ -84,7 +83,8 @@ def confirm(protocol: Protocol, records: Sequence[TrialRecord], family: Family, 
             for tags, metrics in family.children(CONFIRMATION)
             if tags["accelmlf.outcome"] in ("completed", "target_not_reached")}  # fmt: skip
     repeats = protocol.tune.confirm_repeats
-    console.say(f"\nconfirmation: {len(arms)} settings x {repeats} fresh seeds, interleaved")
+    num_epochs = protocol.base.epochs
+    console.say(f"\nconfirmation: {len(arms)} settings x {repeats} fresh seed{'s' * (repeats > 1)}, interleaved")
     for block, order in enumerate(block_orders(range(len(arms)), repeats, protocol.base.seed)):
         seed = protocol.base.seed + 1 + block
         for arm in (arms[index] for index in order):
@@ -93,7 +93,10 @@ def confirm(protocol: Protocol, records: Sequence[TrialRecord], family: Family, 
                 arm.times_s[seed] = metrics.get("time_to_accuracy_s")
                 arm.test_accuracies[seed] = metrics["final_accuracy"]
             else:
+                number = sum(len(other.times_s) for other in arms) + 1
+                console.begins(f"confirmation {number} of {len(arms) * repeats}, seed {seed}", arm.point, num_epochs)
                 run_once(protocol, arm, seed, family, console)
+                console.stop()
     arms.sort(key=lambda arm: (-len(arm.reached_s), arm.mean_s or math.inf))
     return Confirmation(arms)
 
@@ -101,9 +104,8 @@ def confirm(protocol: Protocol, records: Sequence[TrialRecord], family: Family, 
 def run_once(protocol: Protocol, arm: Arm, seed: int, family: Family, console: SearchConsole) -> None:
     """One repeat of one arm, the test set read at its end."""
     config = protocol.config_of(None if arm.is_recipe else arm.point, seed=seed)
-    name = f"confirmation seed {seed}"
-    console.begins(name, arm.point, config.epochs)
-    run_id = family.start_child(f"{name}: {arm.name}", CONFIRMATION, {"accelmlf.point": in_words(arm.point)})
+    tags = {"accelmlf.point": in_words(arm.point)}
+    run_id = family.start_child(f"confirmation, seed {seed}: {arm.name}", CONFIRMATION, tags)
 
     def watch(epoch: EpochMetrics) -> None:
         console.epoch(epoch)

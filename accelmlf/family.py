@@ -2,24 +2,27 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 import mlflow
 from mlflow.entities import Param, Run, RunStatus, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from accelmlf.processes import identity, is_gone
-from accelmlf.tracking import MADE_UP_NAME, STATUS, MlflowRun, MlflowTracker, storage_errors
+from accelmlf.tracking import MADE_UP_NAME, STATUS, MlflowRun, storage_errors
 
-STUDY, KIND, OWNER, OUTCOME = "accelmlf.study", "accelmlf.kind", "accelmlf.owner", "accelmlf.outcome"
+STUDY, STUDY_ID, KIND = "accelmlf.study", "accelmlf.study_id", "accelmlf.kind"
+OWNER, OUTCOME = "accelmlf.owner", "accelmlf.outcome"
 PAGE = 1000
 
 
 class Family:
-    """The open parent run of a study, and its children."""
+    """The open parent run of a study, and its children.
 
-    def __init__(self, parent: MlflowRun, study: str, kind: str) -> None:
-        self.parent, self.study, self.kind = parent, study, kind
+    `study_id` is the study's alone: another one may take its name when its storage was deleted.
+    """
+
+    def __init__(self, parent: MlflowRun, kind: str, study: str, study_id: str) -> None:
+        self.parent, self.kind, self.study, self.study_id = parent, kind, study, study_id
         self.client = parent.client
 
     def log_settings(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
@@ -27,11 +30,14 @@ class Family:
         with storage_errors():
             run = self.client.get_run(self.parent.run_id)
             missing = [Param(name, text) for name, text in params.items() if name not in run.data.params]
-            own = {STUDY: self.study, KIND: self.kind, OWNER: identity()}
+            own = self._tags(self.kind)
             if re.fullmatch(MADE_UP_NAME, run.info.run_name or ""):
                 own[MLFLOW_RUN_NAME] = f"{self.kind} {self.study}"
             both = [RunTag(name, text) for name, text in {**own, **tags}.items()]
             self.client.log_batch(self.parent.run_id, params=missing, tags=both)
+
+    def _tags(self, kind: str) -> dict[str, str]:
+        return {STUDY: self.study, STUDY_ID: self.study_id, KIND: kind, OWNER: identity()}
 
     def log_result(self, params: Mapping[str, str], metrics: Mapping[str, float], outcome: str) -> None:
         """What the whole came to."""
@@ -42,13 +48,9 @@ class Family:
         self.parent.log_metrics(metrics, 0)
         self.parent.outcome = outcome
 
-    def tracking_uri(self) -> str:
-        uri: str = mlflow.get_tracking_uri()
-        return uri
-
     def start_child(self, name: str, kind: str, tags: Mapping[str, str]) -> str:
         """A new run below the parent, for another process to go on with; its id."""
-        own = {MLFLOW_PARENT_RUN_ID: self.parent.run_id, STUDY: self.study, KIND: kind, OWNER: identity()}
+        own = {MLFLOW_PARENT_RUN_ID: self.parent.run_id, **self._tags(kind)}
         with storage_errors():
             run = self.client.create_run(self.parent.experiment_id, tags={**own, **tags}, run_name=name)
             child_id: str = run.info.run_id
@@ -67,16 +69,15 @@ class Family:
         with storage_errors():
             runs = [run for run in self._runs() if run.info.run_id != self.parent.run_id]
             for run in runs:
-                if OUTCOME not in run.data.tags and is_gone(run.data.tags.get(OWNER, "//")):
+                is_open = OUTCOME not in run.data.tags or run.info.status == "RUNNING"
+                if is_open and is_gone(run.data.tags[OWNER]):
                     self._close(run, "interrupted", "its process was killed")
-            parents = {run.info.run_id: run for run in runs if run.data.tags[KIND] == self.kind}
-            alive = {run_id for run_id, run in parents.items() if not is_gone(run.data.tags.get(OWNER, "//"))}
-            for run in runs:
-                former = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
-                if former not in (None, self.parent.run_id) and former not in alive:
-                    self.client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, self.parent.run_id)
-            for run_id in parents.keys() - alive:
+            ended = [run.info.run_id for run in runs if run.data.tags[KIND] == self.kind and _has_ended(run)]
+            for run_id in ended:
                 self.client.set_tag(run_id, "accelmlf.continued_by", self.parent.run_id)
+            for run in runs:
+                if run.data.tags.get(MLFLOW_PARENT_RUN_ID) in ended:
+                    self.client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, self.parent.run_id)
 
     def children(self, kind: str) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
         """Tags and metrics of the study's children of one kind that have ended."""
@@ -89,11 +90,10 @@ class Family:
         """Every run of the study in this experiment."""
         found: list[Run] = []
         token = None
-        while token or not found:
-            wanted = f"tags.`{STUDY}` = '{self.study}'"
+        while True:
             page = self.client.search_runs(
                 [self.parent.experiment_id],
-                wanted,
+                f"tags.`{STUDY_ID}` = '{self.study_id}'",
                 max_results=PAGE,
                 order_by=["attributes.start_time"],
                 page_token=token,
@@ -101,8 +101,7 @@ class Family:
             found += page
             token = page.token
             if not token:
-                break
-        return found
+                return found
 
     def _close(self, run: Run, outcome: str, error: str | None) -> None:
         if OUTCOME not in run.data.tags:
@@ -113,8 +112,10 @@ class Family:
             self.client.set_terminated(run.info.run_id, RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED)))
 
 
-@contextmanager
-def open_family(study: str, kind: str) -> Iterator[Family]:
-    """The parent run of a study; whatever ends the block decides its outcome."""
-    with MlflowTracker().run() as parent:
-        yield Family(parent, study, kind)
+def _has_ended(run: Run) -> bool:
+    return OUTCOME in run.data.tags or is_gone(run.data.tags[OWNER])
+
+
+def tracking_uri() -> str:
+    uri: str = mlflow.get_tracking_uri()
+    return uri

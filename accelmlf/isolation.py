@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,7 +159,9 @@ def _report(connection: Connection, error: BaseException) -> None:
     try:
         if not isinstance(error, (AccelmlfError, Interrupted)):
             line = f"{type(error).__name__}: {error}"
-            error = AccelmlfError("internal", line, "an error of the program", "Run it alone with debug=true")
+            known = AccelmlfError("internal", line, "an error of the program", "Run it again with debug=true")
+            known.add_note("".join(traceback.format_exception(error)))
+            error = known
         connection.send(error)
     except OSError:  # nobody listens any more
         pass

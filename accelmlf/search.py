@@ -1,13 +1,13 @@
 """Trial after trial, each in a process of its own, until enough are finished."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.exceptions import TrialPruned
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from accelmlf import study as studies
 from accelmlf.config import RunConfig
@@ -17,49 +17,37 @@ from accelmlf.errors import (
     DataError,
     DeviceError,
     DiskError,
+    DivergedError,
     Interrupted,
+    MemoryExhaustedError,
     StudyError,
     TrackingError,
 )
 from accelmlf.family import Family
 from accelmlf.isolation import TimedRun
-from accelmlf.recipes import resolve
 from accelmlf.records import EpochMetrics, RunSummary
 from accelmlf.search_console import SearchConsole
-from accelmlf.study import TARGET, TrialRecord
-from accelmlf.tuning import Point, SearchSpace, TuneConfig, in_words
+from accelmlf.study import KILLED, TARGET, TrialRecord
+from accelmlf.tuning import Point, Protocol, in_words
 
 POLL_S = 2.0
 MAX_FAILURES_IN_A_ROW = 5
 TRIAL = "trial"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """What every run of a search has in common."""
-
-    tune: TuneConfig
-    given: Mapping[str, Any]
-    base: RunConfig
-    """The recipe's own setting, as this device runs it."""
-    space: SearchSpace
-    device_key: str
-
-    def config_of(self, point: Point | None, **settings: Any) -> RunConfig:
-        """The run at a point, up to the target; None is the recipe's own setting."""
-        searched = {} if point is None else self.space.settings(point)
-        return resolve({**self.given, **searched, "stop_at_target": True, **settings})
+def failure_of(record: TrialRecord) -> AccelmlfError:
+    """What a search ends with of whose trials none has finished: the failure of its last."""
+    kinds = (MemoryExhaustedError, DivergedError, AccelmlfError)
+    kind = next(kind for kind in kinds if kind.outcome in (record.outcome, "failed"))
+    rule = f"no trial has finished; this was the last: {record.error or record.outcome}"
+    return kind("trial", record.number, rule, "Mend that first")
 
 
-def close_lost_run(family: Family, console: SearchConsole) -> studies.OnLost:
-    """What is done for a trial whose process was killed: its run is closed."""
-
-    def on_lost(trial: FrozenTrial) -> None:
-        console.say(f"trial {trial.number} was killed; its point is tried once more")
-        if (run_id := trial.user_attrs.get("run_id")) is not None:
-            family.end_child(run_id, "interrupted", "its process was killed")
-
-    return on_lost
+def is_fatal(error: AccelmlfError) -> bool:
+    """Whether every other trial would end like this one."""
+    if isinstance(error, DeviceError):
+        return error.setting == "device"
+    return isinstance(error, (ConfigError, DataError, TrackingError, DiskError, StudyError))
 
 
 class TrialFailedError(Exception):
@@ -74,11 +62,9 @@ class Search:
     protocol: Protocol
     family: Family
     console: SearchConsole
-    on_lost: studies.OnLost
     started_s: float = field(default_factory=time.monotonic)
     ended_by: BaseException | None = None
-    failures: list[AccelmlfError] = field(default_factory=list)
-    """Those since the last trial that finished."""
+    failures_in_a_row: int = 0
     number: int | None = None
     """The trial of this process; None while there is none."""
 
@@ -88,25 +74,28 @@ class Search:
         Raises:
             AccelmlfError: what no further trial would survive.
         """
-        self.log_series(studies.records(self.study, self.protocol.space))
+        records = self.records()
+        self.console.goes_on(records)
+        self.log_series(records)
         while not self.is_over():
             self.number = None
             self.study.optimize(self.objective, n_trials=1, catch=(Exception,))
             if self.ended_by is not None:
                 raise self.ended_by
             self.tell()
-        if not studies.finished(self.study) and self.failures:
-            raise self.failures[-1]
+        if not studies.finished(self.study) and (failed := [r for r in self.records() if r.has_failed]):
+            raise failure_of(failed[-1])
 
     def is_over(self) -> bool:
         """Whether no trial is left to start. Waits while other workers may still leave one."""
         while True:
-            studies.mend(self.study, self.on_lost)
+            self.mend()
             done = len(studies.finished(self.study))
             if done >= self.protocol.tune.n_trials or self.is_budget_spent():
                 return True
-            if len(self.failures) >= MAX_FAILURES_IN_A_ROW:
-                raise self.failures[-1]
+            if self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+                self.console.say(f"the search ends here: {MAX_FAILURES_IN_A_ROW} trials in a row have failed")
+                return True
             if self._count(TrialState.WAITING):
                 return False
             running = self._count(TrialState.RUNNING)
@@ -119,6 +108,19 @@ class Search:
             self.console.waiting(running)
             time.sleep(POLL_S)
 
+    def mend(self) -> None:
+        """Trials whose process was killed are failed, and their runs closed."""
+        known = {record.number for record in self.records() if record.outcome == KILLED}
+        studies.mend(self.study)
+        for record in self.records():
+            if record.outcome == KILLED and record.number not in known:
+                self.console.say(f"trial {record.number} was killed")
+                if record.run_id is not None:
+                    self.family.end_child(record.run_id, "interrupted", "its process was killed")
+
+    def records(self) -> list[TrialRecord]:
+        return studies.records(self.study, self.protocol.space)
+
     def is_budget_spent(self) -> bool:
         budget_s = self.protocol.tune.timeout_s
         return budget_s is not None and time.monotonic() - self.started_s >= budget_s
@@ -128,6 +130,7 @@ class Search:
 
     def objective(self, trial: optuna.Trial) -> float:
         """One trial: the training clock at the target, or, marked by its constraint, that of the whole run."""
+        run_id = None
         try:
             studies.sign(trial)
             point = studies.suggest(trial, self.protocol.space)
@@ -136,14 +139,15 @@ class Search:
                 raise TrialFailedError("another worker has taken the last place or this point")
             self.number = trial.number
             run_id = self.start_run(trial, point)
-            try:
-                return self.timed(trial, point, run_id)
-            except (AccelmlfError, Interrupted) as error:
-                self.note_failure(trial, run_id, error)
-                raise
-        except Interrupted as error:  # Optuna would leave the trial running
+            return self.timed(trial, point, run_id)
+        except (TrialPruned, TrialFailedError):
+            raise
+        except (AccelmlfError, Interrupted) as error:
+            self.note_failure(trial, run_id, error)
+            raise TrialFailedError(str(error)) from error  # Optuna leaves a trial running whose error it does not know
+        except Exception as error:
             self.ended_by = error
-            raise TrialFailedError(str(error)) from error
+            raise
 
     def is_surplus(self, trial: optuna.Trial, point: Point) -> bool:
         """Whether an earlier trial of another worker, started in the same moment, makes this one too many."""
@@ -180,7 +184,7 @@ class Search:
         if summary.outcome == "interrupted":
             raise TrialFailedError("the budget was spent")
         trial.set_constraint(TARGET, config.target_accuracy - summary.best_eval_accuracy)
-        self.failures.clear()
+        self.failures_in_a_row = 0
         return summary.total_train_s if summary.time_to_accuracy_s is None else summary.time_to_accuracy_s
 
     def verdict(self, epoch: EpochMetrics, config: RunConfig) -> str | None:
@@ -202,7 +206,7 @@ class Search:
             "train_s": summary.total_train_s,
         }
         if summary.outcome == "pruned":
-            self.failures.clear()
+            self.failures_in_a_row = 0
             seconds = sum(epoch.cost.train_s + epoch.eval_s for epoch in epochs)
             attributes["saved_at_most_s"] = seconds / len(epochs) * (config.epochs - len(epochs))
         if summary.outcome == "interrupted":
@@ -210,23 +214,21 @@ class Search:
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
 
-    def note_failure(self, trial: optuna.Trial, run_id: str, error: AccelmlfError | Interrupted) -> None:
+    def note_failure(self, trial: optuna.Trial, run_id: str | None, error: AccelmlfError | Interrupted) -> None:
         """What this trial died of, for the study and for its run, and whether the search can go on."""
-        is_fatal = isinstance(error, (Interrupted, ConfigError, DataError, TrackingError, DiskError, StudyError))
-        is_fatal |= isinstance(error, DeviceError) and error.setting == "device"
-        if is_fatal:
+        if isinstance(error, Interrupted) or is_fatal(error):
             self.ended_by = error
         else:
-            assert isinstance(error, AccelmlfError)
-            self.failures.append(error)
+            self.failures_in_a_row += 1
         # A failure that is not the point's own leaves the point to be tried again.
-        trial.set_user_attr("outcome", "interrupted" if is_fatal else error.outcome)
+        trial.set_user_attr("outcome", "interrupted" if self.ended_by else error.outcome)
         trial.set_user_attr("error", str(error))
-        self.family.end_child(run_id, error.outcome, str(error))
+        if run_id is not None:
+            self.family.end_child(run_id, error.outcome, str(error))
 
     def tell(self) -> None:
         """The trial that has just ended, on the console and in the series of the parent run."""
-        records = studies.records(self.study, self.protocol.space)
+        records = self.records()
         own = [record for record in records if record.number == self.number]
         for record in own:
             self.console.trial_ended(record, records)

@@ -24,6 +24,12 @@ class SearchConsole:
 
     say = staticmethod(say)
 
+    def goes_on(self, records: Sequence[TrialRecord]) -> None:
+        """What an earlier start or another worker has done already."""
+        if done := sum(record.is_finished for record in records):
+            left = "" if done < self.n_trials else ": nothing is left to search"
+            say(f"{done} of {self.n_trials} trials are finished already{left}")
+
     def begins(self, name: str, point: Point, num_epochs: int) -> None:
         """A run in a process of its own."""
         say(f"{name}: {in_words(point)}")

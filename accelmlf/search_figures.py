@@ -45,6 +45,10 @@ def draw_time_to_accuracy(records: Sequence[TrialRecord], space: SearchSpace, ta
             ink = "white" if times[row, column] > middle else "black"
         box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5} if hatch else None
         axis.text(column, row, text, ha="center", va="center", color=ink, fontsize=9, bbox=box)
+    axis.set_xticks(np.arange(1, len(batches)) - 0.5, minor=True)
+    axis.set_yticks(np.arange(1, len(steps)) - 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=3)
+    axis.tick_params(which="minor", length=0)
     axis.set_xticks(range(len(batches)), [str(batch) for batch in batches])
     axis.set_yticks(range(len(steps)), [str(step) for step in steps])
     axis.set(xlabel="batch size", ylabel="accumulation steps", title=f"Time to {target:g} validation accuracy")

@@ -11,13 +11,14 @@ from typing import Any
 import matplotlib as mpl
 import optuna
 
-from accelmlf.config import as_text
+from accelmlf.config import as_text, settable_fields
 from accelmlf.confirmation import Arm, Confirmation
-from accelmlf.search import Protocol
+from accelmlf.console import say
+from accelmlf.errors import one_line
 from accelmlf.search_console import in_short
 from accelmlf.search_figures import draw_confirmation, draw_time_to_accuracy
-from accelmlf.study import TrialRecord, times_s
-from accelmlf.tuning import Point, command_line, in_words
+from accelmlf.study import TrialRecord, reached_target, times_s
+from accelmlf.tuning import Point, Protocol, command_line, in_words
 
 mpl.use("agg")
 
@@ -59,7 +60,9 @@ class Result:
             return {}
         is_recipe = self.confirmation is not None and self.confirmation.winner.is_recipe
         searched = {} if is_recipe else self.protocol.space.settings(self.winner)
-        given = {name: value for name, value in self.protocol.given.items() if name not in ("model", "save_model")}
+        fields = settable_fields()
+        given = {name: value for name, value in self.protocol.given.items() if value != fields[name].default}
+        given = {name: value for name, value in given.items() if name not in ("model", "save_model")}
         return {name: as_text(name, value) for name, value in {**given, **searched, "stop_at_target": True}.items()}
 
     def params(self) -> dict[str, str]:
@@ -79,7 +82,7 @@ class Result:
             "finished_trials": sum(record.is_finished for record in self.records),
             "pruned_trials": outcomes.count("pruned"),
             "missed_trials": outcomes.count("target_not_reached"),
-            "failed_trials": sum(not r.is_finished and r.outcome != "running" for r in self.records),
+            "failed_trials": sum(record.has_failed for record in self.records),
             "pruning_saved_at_most_s": self.saved_at_most_s,
             "best_accuracy": None if self.nearest is None else self.nearest.best_accuracy,
         }
@@ -98,20 +101,17 @@ class Result:
 
     def as_text(self) -> str:
         """The final table, the verdict, and the command line of the winner."""
-        lines = ["", *trial_table(self.records), ""]
-        if self.saved_at_most_s:
-            lines.append(
-                f"pruning saved at most {self.saved_at_most_s:.0f} s (had those trials gone on to their last epoch)"
-            )
+        parts = ["\n".join(trial_table(self.records))]
+        if saved_s := self.saved_at_most_s:
+            parts.append(f"pruning saved at most {saved_s:.0f} s: what those trials still had of their epochs")
         if self.winner is None:
-            lines.append(self.missed_text())
-            return "\n".join(lines)
-        if self.confirmation is not None:
-            lines += ["", *confirmation_table(self.confirmation), "", verdict(self.confirmation)]
+            return "\n" + "\n\n".join([*parts, self.missed_text()])
+        if self.confirmation is None:
+            parts.append("not confirmed: one seed, and a search picks lucky seeds (confirm_repeats=0)")
         else:
-            lines.append("not confirmed: one seed each, and a search picks lucky seeds (confirm_repeats=0)")
-        model = self.protocol.base.model
-        return "\n".join([*lines, "", f"to reproduce the winner: {command_line(model, self.settings())}"])
+            parts += ["\n".join(confirmation_table(self.confirmation)), verdict(self.confirmation)]
+        command = command_line(self.protocol.base.model, self.settings())
+        return "\n" + "\n\n".join([*parts, f"to reproduce the winner: {command}"])
 
     def missed_text(self) -> str:
         target = f"no trial reached the target of {self.protocol.base.target_accuracy:g}"
@@ -141,28 +141,36 @@ def verdict(confirmation: Confirmation) -> str:
 def trial_table(records: Sequence[TrialRecord]) -> list[str]:
     """A line per trial, those at the target first."""
     ordered = sorted(records, key=lambda r: (r.time_to_accuracy_s is None, r.time_to_accuracy_s or 0.0, r.number))
-    points = [in_words(r.point) if r.point else "" for r in ordered]
-    width = max(map(len, points), default=0)
-    return [f"  trial {r.number:>3}  {point:<{width}}  {in_short(r)}" for r, point in zip(ordered, points, strict=True)]
+    return aligned([[f"trial {r.number}", in_words(r.point) if r.point else "", in_short(r)] for r in ordered])
 
 
 def confirmation_table(confirmation: Confirmation) -> list[str]:
-    """A line per arm: its times, its ratio to the recipe, the test accuracy when the target was reached."""
-    width = max(len(arm.name) for arm in confirmation.arms)
-    return [f"  {arm.name:<{width}}  {_times(arm)}  {_ratio(arm, confirmation.recipe)}" for arm in confirmation.arms]
+    """A line per arm: its time at each seed, the test accuracy then, its ratio to the recipe."""
+    heading = ["confirmed", "training until the target", "test accuracy then", "against the recipe"]
+    rows = [[arm.name, _times(arm), _accuracies(arm), _ratio(arm, confirmation.recipe)] for arm in confirmation.arms]
+    return aligned([heading, *rows])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [f"  {line}".rstrip() for line in lines]
 
 
 def _times(arm: Arm) -> str:
-    times = ", ".join("missed" if s is None else f"{s:.1f}" for s in arm.times_s.values())
-    accuracies = ", ".join(f"{accuracy:.4f}" for accuracy in arm.test_accuracies.values())
-    return f"{times} s  test accuracy {accuracies}"
+    return ", ".join("missed" if seconds is None else f"{seconds:.1f} s" for seconds in arm.times_s.values())
+
+
+def _accuracies(arm: Arm) -> str:
+    return ", ".join(f"{accuracy:.4f}" for accuracy in arm.test_accuracies.values())
 
 
 def _ratio(arm: Arm, recipe: Arm) -> str:
     if arm.is_recipe:
         return ""
     ratio = arm.speedup_over(recipe)
-    return f"{len(arm.reached_s)} of {len(arm.times_s)} reached the target" if ratio is None else str(ratio)
+    return f"reached in {len(arm.reached_s)} of {len(arm.times_s)}" if ratio is None else str(ratio)
 
 
 def write(folder: Path, result: Result, study: optuna.Study) -> None:
@@ -208,20 +216,29 @@ def write_optuna_plots(folder: Path, study: optuna.Study) -> None:
     from matplotlib import pyplot as plt
     from optuna.visualization import matplotlib as plots
 
+    seconds = "time to accuracy (s)"
     pair = ["batch_size", "accumulation_steps"]
+    # The value of a trial that missed is how long it took, which these two would show as its time to the target.
+    reached = optuna.create_study(direction="minimize")
+    reached.add_trials(reached_target(study))
     drawings: dict[str, Callable[[], Any]] = {
-        "optimization_history": lambda: plots.plot_optimization_history(study, target_name="time to accuracy (s)"),
-        "param_importances": lambda: plots.plot_param_importances(study),
-        "contour": lambda: plots.plot_contour(study, params=pair, target_name="time to accuracy (s)"),
+        "optimization_history": lambda: plots.plot_optimization_history(study, target_name=seconds),
+        "param_importances": lambda: plots.plot_param_importances(reached, target=value, target_name=seconds),
+        "contour": lambda: plots.plot_contour(reached, params=pair, target_name=seconds),
         "timeline": lambda: plots.plot_timeline(study),
     }
     for name, draw in drawings.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental; and "too few trials", which the picture shows too
+            warnings.simplefilter("ignore")  # experimental; and "too few trials", which is said below
             try:
                 draw()
+                plt.gcf().savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
             except (ValueError, RuntimeError) as error:
-                print(name, error)
-                continue
-        plt.gcf().savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
-        plt.close("all")
+                say(f"left out: {name}.png ({one_line(str(error))})")
+            finally:
+                plt.close("all")
+
+
+def value(trial: optuna.trial.FrozenTrial) -> float:
+    assert trial.value is not None
+    return trial.value

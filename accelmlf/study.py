@@ -3,9 +3,10 @@
 import logging
 import os
 import re
+import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,7 +29,7 @@ SQLITE_PATIENCE_S = 60
 TARGET = "target_accuracy"
 """Name of the constraint: target minus best accuracy; above 0 the trial missed."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-OnLost = Callable[[FrozenTrial], None]
+KILLED = "killed"
 COME_AGAIN = ("interrupted", "surplus")
 """Failed trials with these outcomes say nothing about their point."""
 
@@ -55,6 +56,10 @@ class TrialRecord:
     def is_finished(self) -> bool:
         return self.outcome in ("completed", "target_not_reached", "pruned")
 
+    @property
+    def has_failed(self) -> bool:
+        return not self.is_finished and self.outcome not in ("running", *COME_AGAIN)
+
 
 def storage_url(given: str | None) -> str:
     """The storage to use. A password must not come as a parameter: `mlflow run` logs every one of them.
@@ -72,7 +77,7 @@ def storage_url(given: str | None) -> str:
     return url
 
 
-def open_study(url: str, name: str, facts: Mapping[str, str], on_lost: OnLost) -> optuna.Study:
+def open_study(url: str, name: str, facts: Mapping[str, str]) -> optuna.Study:
     """The study of that name, made where there is none; `facts` is what all its trials have in common.
 
     Raises:
@@ -86,12 +91,14 @@ def open_study(url: str, name: str, facts: Mapping[str, str], on_lost: OnLost) -
             url,
             engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}} if file else None,
             heartbeat_interval=HEARTBEAT_S,
-            heartbeat_stale_trial_callback=retried(on_lost),
+            heartbeat_stale_trial_callback=second_try(),
         )
         study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
         known = study.user_attrs.get("accelmlf", {"direction": study.direction.name.lower()})
         if not study.get_trials(deepcopy=False) and known == {"direction": "minimize"}:
+            study.set_metric_names(["time_to_accuracy_s"])
             study.set_user_attr("accelmlf", dict(facts))
+            study.set_user_attr("id", uuid.uuid4().hex)
             known = facts
     if differences := _differences(known, facts):
         remedy = "Choose another study_name, or give the study's own settings"
@@ -123,17 +130,9 @@ def storage_errors(url: str) -> Iterator[None]:
             raise StudyError("storage", url, text, remedy) from error
 
 
-def retried(on_lost: OnLost) -> Callable[[optuna.Study, FrozenTrial], None]:
-    """What becomes of a trial whose process was killed: `on_lost` is told, and it gets a second try."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        retry = RetryHeartbeatStaleTrialCallback(max_retry=1)
-
-    def lost(study: optuna.Study, trial: FrozenTrial) -> None:
-        on_lost(trial)
-        retry(study, trial)
-
-    return lost
+def study_id(study: optuna.Study) -> str:
+    """What tells this study from one that has its name after its storage was deleted."""
+    return str(study.user_attrs["id"])
 
 
 def sign(trial: optuna.Trial) -> None:
@@ -141,19 +140,30 @@ def sign(trial: optuna.Trial) -> None:
     trial.set_user_attr("owner", [trial.number, identity()])
 
 
-def mend(study: optuna.Study, on_lost: OnLost) -> None:
-    """Fail the trials whose process was killed: at once where that can be seen from here, else by their heartbeat."""
+def mend(study: optuna.Study) -> None:
+    """Fail the trials whose process was killed: at once where that can be seen from here, else by their heartbeat.
+
+    Each of them gets a second try.
+    """
     optuna.storages.fail_stale_trials(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
         number, owner = trial.user_attrs.get("owner", (None, ""))
-        started = trial.datetime_start or datetime.now()
         if number == trial.number:
-            dead = is_gone(owner)
+            is_lost = is_gone(owner)
         else:  # perhaps killed before it could sign
-            dead = datetime.now() - started > timedelta(seconds=2 * HEARTBEAT_S)
-        if dead:
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            retried(on_lost)(study, trial)
+            started = trial.datetime_start or datetime.now()
+            is_lost = datetime.now() - started > timedelta(seconds=2 * HEARTBEAT_S)
+        if is_lost:
+            with suppress(ValueError, UpdateFinishedTrialError):  # another worker was faster
+                study.tell(trial.number, state=TrialState.FAIL)
+                second_try()(study, trial)
+
+
+def second_try() -> RetryHeartbeatStaleTrialCallback:
+    """Optuna's way of running a killed trial once more, with the point that it had."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RetryHeartbeatStaleTrialCallback(max_retry=1)
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -166,11 +176,10 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> Point:
     """The trial's point, chosen by the study's sampler or, for a retried trial, the one it had."""
+    low, high = space.learning_rates or (0.0, 0.0)
     return {
-        name: trial.suggest_float(name, kind.low, kind.high, log=True)
-        if isinstance(kind, FloatDistribution)
-        else trial.suggest_categorical(name, kind.choices)  # type: ignore[attr-defined]
-        for name, kind in distributions(space).items()
+        **{name: trial.suggest_categorical(name, values) for name, values in space.choices.items()},
+        **({"learning_rate": trial.suggest_float("learning_rate", low, high, log=True)} if low else {}),
     }
 
 
@@ -200,14 +209,15 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=FINISHED)
 
 
+def reached_target(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials whose value is a time to the target."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in complete if all(missing_by <= 0 for missing_by in trial.constraints.values())]
+
+
 def best_time_s(study: optuna.Study) -> float | None:
-    """The shortest time to the target of a finished trial."""
-    times = [
-        trial.value
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.value is not None and all(x <= 0 for x in trial.constraints.values())
-    ]
-    return min(times, default=None)
+    """The shortest time to the target so far."""
+    return min((trial.value for trial in reached_target(study) if trial.value is not None), default=None)
 
 
 def records(study: optuna.Study, space: SearchSpace) -> list[TrialRecord]:
@@ -229,7 +239,7 @@ def _record(trial: FrozenTrial, space: SearchSpace) -> TrialRecord:
     if not trial.state.is_finished():
         outcome = trial.state.name.lower()
     elif trial.state == TrialState.FAIL:
-        outcome = attrs.get("outcome", "killed")
+        outcome = attrs.get("outcome", KILLED)
     else:
         outcome = attrs["outcome"]
     done = trial.state in FINISHED

@@ -15,13 +15,14 @@ from accelmlf.confirmation import Confirmation, confirm
 from accelmlf.console import say
 from accelmlf.environment import as_tags
 from accelmlf.errors import ConfigError, redact
-from accelmlf.family import Family, open_family
+from accelmlf.family import Family, tracking_uri
 from accelmlf.preflight import Preflight, look
 from accelmlf.processes import sole_use
 from accelmlf.recipes import resolve
-from accelmlf.search import Protocol, Search, close_lost_run
+from accelmlf.search import Search
 from accelmlf.search_console import SearchConsole
-from accelmlf.tuning import DEFAULT_STORAGE, SET_BY_SEARCH, SearchSpace, TuneConfig, make_space
+from accelmlf.tracking import MlflowTracker
+from accelmlf.tuning import DEFAULT_STORAGE, SET_BY_SEARCH, Protocol, SearchSpace, TuneConfig, make_space
 
 SEARCH = "search"
 NOT_PART_OF_A_STUDY = ("arm", "data_dir", "device", "effective_batch_size", "save_model", *SET_BY_SEARCH)
@@ -38,6 +39,8 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     given = {"save_model": False, **given}
     isolation.start_server(given["model"])
     url = studies.storage_url(tune.storage)
+    if url == tracking_uri():  # both make tables for Alembic, which clash
+        raise ConfigError("storage", url, "MLflow's own database", f"Use another one, such as {DEFAULT_STORAGE}")
     seen = isolation.call(look, resolve(given), tune.search_techniques)
     space, left_out = make_space(tune, seen.config, seen.sizes["train"], seen.technique_sets, seen.has_batch_norm)
     protocol = Protocol(tune=tune, given=given, base=seen.config, space=space, device_key=seen.device_key)
@@ -47,15 +50,14 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     announce(protocol, seen, name, url, kind, left_out)
     if dry_run:
         return
-    with sole_use(seen.device_key, SEARCH), open_family(name, SEARCH) as family, studies.storage_errors(url):
-        refuse_shared_database(url, family)
-        family.log_settings(*labels(protocol, seen, {"name": name, "storage": url, "sampler": kind}))
-        console = SearchConsole(tune.n_trials, tune.timeout_s)
-        on_lost = close_lost_run(family, console)
-        study = studies.open_study(url, name, facts, on_lost)
+    with sole_use(seen.device_key, SEARCH), MlflowTracker().run() as parent, studies.storage_errors(url):
+        study = studies.open_study(url, name, facts)
         study.sampler = sampling.UnseenPoints(space, kind, space.point_of(seen.config), seen.config.seed)
+        family = Family(parent, SEARCH, name, studies.study_id(study))
+        family.log_settings(*labels(protocol, seen, {"name": name, "storage": url, "sampler": kind}))
         family.adopt()
-        search_and_confirm(Search(study, protocol, family, console, on_lost))
+        console = SearchConsole(int(min(tune.n_trials, space.size)), tune.timeout_s)
+        search_and_confirm(Search(study, protocol, family, console))
 
 
 def search_and_confirm(search: Search) -> None:
@@ -69,6 +71,7 @@ def search_and_confirm(search: Search) -> None:
     finally:
         search.console.stop()
     result = search_report.Result(search.protocol, records, confirmation)
+    search.study.set_user_attr("outcome", result.outcome)
     search.family.log_result(result.params(), result.metrics(), result.outcome)
     with tempfile.TemporaryDirectory() as folder:
         search_report.write(Path(folder), result, search.study)
@@ -85,12 +88,6 @@ def refuse(tune: TuneConfig, given: Mapping[str, Any]) -> None:
     if tune.search_techniques and "techniques" in given:
         remedy = "Leave techniques or search_techniques out"
         raise ConfigError("techniques", given["techniques"], "the techniques are searched", remedy)
-
-
-def refuse_shared_database(url: str, family: Family) -> None:
-    """Raises ConfigError where MLflow and Optuna would write into one database: their tables clash."""
-    if url == family.tracking_uri():
-        raise ConfigError("storage", url, "MLflow's own database", f"Use another file, such as {DEFAULT_STORAGE}")
 
 
 def study_facts(seen: Preflight, space: SearchSpace) -> dict[str, str]:
@@ -138,7 +135,7 @@ def labels(protocol: Protocol, seen: Preflight, study: Mapping[str, str]) -> tup
 def announce(protocol: Protocol, seen: Preflight, name: str, url: str, kind: str, left_out: list[str]) -> None:
     """What is about to be searched, and how."""
     tune, base, space = protocol.tune, protocol.base, protocol.space
-    many = "with every learning rate in between" if space.learning_rates else f"{len(space.grid)} points"
+    many = f"{len(space.grid)} points" + (" and a range of learning rates" if space.learning_rates else "")
     say(f"searching for the fastest time to {base.target_accuracy:g} accuracy: {base.model} on {base.dataset}")
     for key, text in space.as_texts().items():
         say(f"  {key:<18}  {text}")

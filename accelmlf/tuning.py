@@ -12,6 +12,7 @@ from typing import Any
 
 from accelmlf.config import RunConfig, as_text, setting
 from accelmlf.errors import ConfigError
+from accelmlf.recipes import resolve
 
 Value = int | float | bool
 Point = Mapping[str, Value]
@@ -154,7 +155,7 @@ class SearchSpace:
         """What is searched, in words that can be compared."""
         texts = {name: ",".join(map(str, values)) for name, values in self.choices.items() if name in SET_BY_SEARCH}
         texts["learning_rate"] = "{:g} to {:g}".format(*self.learning_rates) if self.learning_rates else "not searched"
-        texts["techniques"] = " | ".join(self.technique_sets) or "not searched"
+        texts["techniques"] = ",".join(self.technique_words) or "not searched"
         return texts
 
 
@@ -192,6 +193,23 @@ def make_space(
         rule = f"no point has an effective batch within the {train_images} training pictures"
         raise ConfigError("batch_sizes", as_text("batch_sizes", batches), rule, "Give smaller batch_sizes")
     return space, [f"{batch} x {step}" for batch, step in too_large]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What every run of a search has in common."""
+
+    tune: TuneConfig
+    given: Mapping[str, Any]
+    base: RunConfig
+    """The recipe's own setting, as this device runs it."""
+    space: SearchSpace
+    device_key: str
+
+    def config_of(self, point: Point | None, **settings: Any) -> RunConfig:
+        """The run at a point, up to the target; None is the recipe's own setting."""
+        searched = {} if point is None else self.space.settings(point)
+        return resolve({**self.given, **searched, "stop_at_target": True, **settings})
 
 
 def in_words(point: Point) -> str:

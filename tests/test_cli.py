@@ -1,5 +1,6 @@
 """The command line, MLproject and RunConfig say the same; whatever is wrong is one line and the contract's code."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,11 @@ import pytest
 import yaml
 
 from accelmlf.cli import MODEL_ENTRY_POINTS, SWITCHES, entry_points, main
-from accelmlf.config import settable_fields
+from accelmlf.config import as_text, settable_fields
 from accelmlf.models import MODELS
 from accelmlf.recipes import resolve
 from accelmlf.techniques import TECHNIQUES
+from accelmlf.tuning import SET_BY_SEARCH, TuneConfig
 
 ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
@@ -24,16 +26,21 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return int(ended.value.code or 0), out, err
 
 
+def settings_of(entry_point: str) -> set[str]:
+    if entry_point == "tune":
+        return {*settable_fields(TuneConfig), *settable_fields()} - {*SET_BY_SEARCH}
+    return set(settable_fields()) - (set() if entry_point == "main" else {"model"})
+
+
 def test_every_model_has_an_entry_point() -> None:
     assert set(MODEL_ENTRY_POINTS) == set(MODELS)
-    assert set(entry_points().commands) == set(PROJECT) == {"main", *MODEL_ENTRY_POINTS}
+    assert set(entry_points().commands) == set(PROJECT) == {"main", *MODEL_ENTRY_POINTS, "tune"}
 
 
 @pytest.mark.parametrize("entry_point", PROJECT)
 def test_mlproject_declares_what_the_command_line_has(entry_point: str) -> None:
     flags = {parameter.name for parameter in entry_points().commands[entry_point].params}
-    hidden = set() if entry_point == "main" else {"model"}
-    assert flags == set(settable_fields()) - hidden | set(SWITCHES)
+    assert flags == settings_of(entry_point) | set(SWITCHES)
     declared = PROJECT[entry_point]["parameters"]
     assert set(declared) <= flags
     command = PROJECT[entry_point]["command"]
@@ -48,10 +55,12 @@ def test_mlproject_declares_what_the_command_line_has(entry_point: str) -> None:
 def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: str) -> None:
     declared = {name: spec["default"] for name, spec in PROJECT[entry_point]["parameters"].items()}
     model = declared.pop("model", entry_point)
-    texts = resolve({"model": model}).as_texts()
+    own = {f.name: as_text(f.name, getattr(TuneConfig(), f.name)) for f in dataclasses.fields(TuneConfig)}
+    texts = resolve({"model": model}).as_texts() | (own if entry_point == "tune" else {})
     assert declared == {name: texts[name] for name in declared}
-    recipe_decides = {name for name, field in settable_fields().items() if "recipe" in field.metadata["default_text"]}
-    assert not recipe_decides & declared.keys()
+    fields = settable_fields() | settable_fields(TuneConfig)
+    not_concrete = {name for name, f in fields.items() if f.default is None or "recipe" in f.metadata["default_text"]}
+    assert not_concrete & declared.keys() <= {"train_images"}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +92,15 @@ def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: s
         (["resnet50", "--epochs"], "Option '--epochs' requires an argument"),
         (["resnet50", "--epochs", "3", "--epochs", "4"], "epochs=3: given twice"),
         (["resnet50", "tuned"], "Got unexpected extra argument"),
+        (["tune", "--n_trials", "0"], "n_trials=0: outside its range. Give a whole number of at least 1"),
+        (["tune", "--n_trails", "3"], "n_trails=3: there is no such setting. Did you mean n_trials?"),
+        (["tune", "--sampler", "tpee"], "sampler=tpee: unknown sampler. Did you mean tpe?"),
+        (["tune", "--batch_sizes", "16,x"], "batch_sizes=16,x: not a comma list of whole numbers"),
+        (["tune", "--batch_size", "16"], "batch_size=16: a search sets it by itself. Give batch_sizes"),
+        (["tune", "--stop-at-target", "true"], "stop_at_target=true: a search sets it by itself"),
+        (["tune", "--validation", "test"], "validation=test: a search that looks at the test set"),
+        (["tune", "--study_name", "a b"], "study_name=a b: a name is"),
+        (["resnet50", "--n_trials", "3"], "n_trials=3: there is no such setting"),
         (["resnet"], "entry_point=resnet: there is no such entry point. Did you mean resnet50?"),
         (["train"], "entry_point=train: there is no such entry point"),
         ([], "entry_point=none: there is no such entry point. Known: main"),

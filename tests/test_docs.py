@@ -5,18 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from accelmlf.config import field_help, settable_fields
+from accelmlf.config import RunConfig, field_help, settable_fields
 from accelmlf.techniques import TECHNIQUES
+from accelmlf.tuning import TuneConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-@pytest.mark.parametrize("name", settable_fields())
-def test_the_readme_gives_each_setting_with_its_default_and_help(name: str) -> None:
-    row = f"| `{name}` | {settable_fields()[name].metadata['default_text']} | {field_help()[name]} |"
-    assert row in README
+@pytest.mark.parametrize(
+    ("record", "name"), [(record, name) for record in (RunConfig, TuneConfig) for name in settable_fields(record)]
+)
+def test_the_readme_gives_each_setting_with_its_default_and_help(record: type, name: str) -> None:
+    default = settable_fields(record)[name].metadata["default_text"]
+    assert f"| `{name}` | {default} | {field_help(record)[name]} |" in README
 
 
 @pytest.mark.parametrize("word", TECHNIQUES)

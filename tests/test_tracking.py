@@ -61,6 +61,7 @@ def test_a_run_logs_everything_the_contract_lists(store: mlflow.MlflowClient) ->
     assert set(run.data.params) == set(settable_fields())
     assert {name: run.data.tags[f"accelmlf.config.{name}"] for name in config.as_texts()} == config.as_texts()
     assert set(run.data.metrics) == PER_EPOCH | FINAL | {"time_to_accuracy_s", "time_to_accuracy_wall_s"}
+    assert summary.test is not None
     assert run.data.metrics["final_accuracy"] == summary.test.accuracy
     for name in PER_EPOCH:
         history = store.get_metric_history(run.info.run_id, name)
