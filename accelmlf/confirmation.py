@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from accelmlf.comparison import Ratio, block_orders, paired_ratio
-from accelmlf.errors import DivergedError, MemoryExhaustedError
+from accelmlf.errors import AccelmlfError, Interrupted
 from accelmlf.family import Family
 from accelmlf.isolation import TimedRun
 from accelmlf.records import EpochMetrics, RunSummary
+from accelmlf.search import is_fatal
 from accelmlf.search_console import SearchConsole
 from accelmlf.study import TrialRecord
 from accelmlf.tuning import Point, Protocol, in_words
@@ -26,6 +27,8 @@ class Arm:
     is_recipe: bool
     times_s: dict[int, float | None] = field(default_factory=dict)
     test_accuracies: dict[int, float] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    """The outcome of a seed that ended with an error, which counts as a miss."""
 
     @property
     def name(self) -> str:
@@ -112,14 +115,13 @@ def run_once(protocol: Protocol, arm: Arm, seed: int, family: Family, console: S
 
     try:
         summary = TimedRun(config, run_id, protocol.device_key, read_test=True).train(watch)
-    except (DivergedError, MemoryExhaustedError) as error:
-        arm.times_s[seed] = None
+    except (AccelmlfError, Interrupted) as error:
         family.end_child(run_id, error.outcome, str(error))
+        if isinstance(error, Interrupted) or is_fatal(error):
+            raise
+        arm.times_s[seed], arm.failures[seed] = None, error.outcome
         console.say(f"  {error.outcome.replace('_', ' ')}: {error}")
         return
-    except BaseException as error:
-        family.end_child(run_id, getattr(error, "outcome", "failed"), str(error))
-        raise
     family.end_child(run_id, summary.outcome)
     arm.times_s[seed] = summary.time_to_accuracy_s
     if summary.test is not None:

@@ -104,6 +104,8 @@ class Talk:
             message = self.connection.recv()
         except (EOFError, OSError):
             raise self.death() from None
+        if isinstance(message, Interrupted):  # somebody's signal to that process alone
+            raise AccelmlfError("process", self.worker.pid, str(message), "Start the same again")
         if isinstance(message, BaseException):
             raise message
         return message

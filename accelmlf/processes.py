@@ -1,7 +1,9 @@
 """Processes that share a machine: who holds what, and who is still alive. Standard library and psutil only."""
 
 import fcntl
+import hashlib
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,15 +48,17 @@ def sole_use(device: str, purpose: str, *, wait_s: float = 0.0) -> Iterator[None
 
 def identity() -> str:
     """This process, in words that `is_gone` understands in any process of the same machine."""
-    process = psutil.Process()
-    return f"{_boot()}/{os.getpid()}/{process.create_time():.2f}"
+    return "/".join((*_place(), str(os.getpid()), f"{psutil.Process().create_time():.2f}"))
 
 
 def is_gone(owner: str) -> bool:
     """Whether the process that called itself `owner` has certainly ended. False where it cannot be known from here."""
-    boot, pid, created = owner.split("/")
-    if boot != _boot():
-        return False  # another machine, or this one before it was started again
+    machine, boot, numbering, pid, created = owner.split("/")
+    here = _place()
+    if machine == here[0] and boot != here[1]:
+        return True  # the machine was started again
+    if (machine, boot, numbering) != here:
+        return False  # another machine, or a container with process numbers of its own
     try:
         process = psutil.Process(int(pid))
         return f"{process.create_time():.2f}" != created or process.status() == psutil.STATUS_ZOMBIE
@@ -71,13 +75,22 @@ def times_out_of_memory() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
-def _boot() -> str:
-    """This start of this machine, and the numbering of its processes: a container has one of its own."""
+def _place() -> tuple[str, str, str]:
+    """This machine (hashed, for it is logged), this start of it, and the numbering of its processes."""
+    name = hashlib.sha256(f"{platform.node()} {_read('/etc/machine-id')}".encode()).hexdigest()[:12]
+    boot = _read("/proc/sys/kernel/random/boot_id") or f"{psutil.boot_time():.0f}"
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}.{Path('/proc/self/ns/pid').readlink()}"
+        numbering = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
-        return f"{os.uname().nodename}.{psutil.boot_time():.0f}"
+        numbering = "all"
+    return name, boot, numbering
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
 
 
 def _private_folder() -> Path:

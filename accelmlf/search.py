@@ -9,6 +9,7 @@ import optuna
 from optuna.exceptions import TrialPruned
 from optuna.trial import TrialState
 
+from accelmlf import signals
 from accelmlf import study as studies
 from accelmlf.config import RunConfig
 from accelmlf.errors import (
@@ -143,6 +144,8 @@ class Search:
         except (TrialPruned, TrialFailedError):
             raise
         except (AccelmlfError, Interrupted) as error:
+            if isinstance(error, Interrupted):
+                signals.ignore_from_now_on()
             self.note_failure(trial, run_id, error)
             raise TrialFailedError(str(error)) from error  # Optuna leaves a trial running whose error it does not know
         except Exception as error:

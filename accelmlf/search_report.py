@@ -159,11 +159,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _times(arm: Arm) -> str:
-    return ", ".join("missed" if seconds is None else f"{seconds:.1f} s" for seconds in arm.times_s.values())
+    def one(seed: int, seconds: float | None) -> str:
+        return arm.failures.get(seed, "missed").replace("_", " ") if seconds is None else f"{seconds:.1f} s"
+
+    return ", ".join(one(seed, seconds) for seed, seconds in sorted(arm.times_s.items()))
 
 
 def _accuracies(arm: Arm) -> str:
-    return ", ".join(f"{accuracy:.4f}" for accuracy in arm.test_accuracies.values())
+    return ", ".join(f"{accuracy:.4f}" for _, accuracy in sorted(arm.test_accuracies.items()))
 
 
 def _ratio(arm: Arm, recipe: Arm) -> str:

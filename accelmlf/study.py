@@ -29,6 +29,7 @@ SQLITE_PATIENCE_S = 60
 TARGET = "target_accuracy"
 """Name of the constraint: target minus best accuracy; above 0 the trial missed."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+FINISHED_OUTCOMES = ("completed", "target_not_reached", "pruned")
 KILLED = "killed"
 COME_AGAIN = ("interrupted", "surplus")
 """Failed trials with these outcomes say nothing about their point."""
@@ -54,7 +55,7 @@ class TrialRecord:
 
     @property
     def is_finished(self) -> bool:
-        return self.outcome in ("completed", "target_not_reached", "pruned")
+        return self.outcome in FINISHED_OUTCOMES
 
     @property
     def has_failed(self) -> bool:
@@ -138,6 +139,8 @@ def study_id(study: optuna.Study) -> str:
 def sign(trial: optuna.Trial) -> None:
     """This process runs the trial. With the number, because a second try inherits what the first has said."""
     trial.set_user_attr("owner", [trial.number, identity()])
+    if "outcome" in trial.user_attrs:
+        trial.set_user_attr("outcome", KILLED)
 
 
 def mend(study: optuna.Study) -> None:
@@ -240,6 +243,7 @@ def _record(trial: FrozenTrial, space: SearchSpace) -> TrialRecord:
         outcome = trial.state.name.lower()
     elif trial.state == TrialState.FAIL:
         outcome = attrs.get("outcome", KILLED)
+        outcome = KILLED if outcome in FINISHED_OUTCOMES else outcome  # in the moment before it was told to Optuna
     else:
         outcome = attrs["outcome"]
     done = trial.state in FINISHED

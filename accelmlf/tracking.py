@@ -28,6 +28,7 @@ from accelmlf.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSu
 
 EXPERIMENT = "accelmlf"
 CHARTS = "/#/experiments/{}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+FILES = "/#/experiments/{}/runs/{}/artifacts"
 UI_ADDRESS = "http://127.0.0.1:5000"
 MADE_UP_NAME = "[a-z]+-[a-z]+-[0-9]+"
 """What MLflow calls a run that was given no name."""
@@ -93,9 +94,15 @@ class MlflowRun:
 
     def url(self) -> str | None:
         """The page that opens this project's charts."""
+        return self._page(CHARTS.format(self.experiment_id))
+
+    def files_url(self) -> str:
+        """The page of this run's artifacts."""
+        return self._page(FILES.format(self.experiment_id, self.run_id))
+
+    def _page(self, path: str) -> str:
         uri = mlflow.get_tracking_uri()
-        base = uri.rstrip("/") if uri.startswith("http") else UI_ADDRESS
-        return one_line(base + CHARTS.format(self.experiment_id))
+        return one_line((uri.rstrip("/") if uri.startswith("http") else UI_ADDRESS) + path)
 
     def close(self, outcome: str, error: str | None = None) -> None:
         """Tags that say how it ended, which `mlflow run` does not overwrite as it does the status."""

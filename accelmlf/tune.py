@@ -77,7 +77,7 @@ def search_and_confirm(search: Search) -> None:
         search_report.write(Path(folder), result, search.study)
         search.family.parent.log_artifacts(Path(folder))
     say(result.as_text())
-    say(f"charts (scripts/ui serves them): {search.family.parent.url()}")
+    say(f"tables and pictures (scripts/ui serves them): {search.family.parent.files_url()}")
 
 
 def refuse(tune: TuneConfig, given: Mapping[str, Any]) -> None:
