@@ -125,7 +125,7 @@ class Talk:
 def process(target: Callable[..., None], *args: Any) -> Iterator[Talk]:
     """A process that runs target(connection, *args); it has ended when the block has."""
     near, far = CONTEXT.Pipe()
-    worker = CONTEXT.Process(target=_begin, args=(far, target, args))
+    worker = CONTEXT.Process(target=_begin, args=(far, multiprocessing.get_start_method(), target, args))
     worker.start()
     far.close()
     try:
@@ -144,9 +144,12 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Talk]:
 # --- in the process ---
 
 
-def _begin(connection: Connection, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _begin(connection: Connection, start_method: str, target: Callable[..., None], args: tuple[Any, ...]) -> None:
     """Signals as in a process of the command line; those of the terminal reach the one that started this."""
     os.setsid()
+    # Else the loader processes of a run would come from a fork server of their own, which imports everything first, on
+    # the training clock.
+    multiprocessing.set_start_method(start_method, force=True)
     with signals.as_exceptions():
         try:
             signals.release()
