@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from accelmlf.comparison import Ratio, block_orders, paired_ratio
+from accelmlf.comparison import CONFIDENCE, Ratio, block_orders, paired_ratio
 from accelmlf.errors import AccelmlfError, Interrupted
 from accelmlf.family import Family
 from accelmlf.isolation import TimedRun
@@ -47,12 +47,13 @@ class Arm:
         """Geometric mean; None with any miss, because a miss is no number."""
         return statistics.geometric_mean(self.reached_s) if self.always_reached else None
 
-    def speedup_over(self, other: "Arm") -> Ratio | None:
+    def speedup_over(self, other: "Arm", *, confidence: float = CONFIDENCE) -> Ratio | None:
         """How many times sooner than `other` the target is reached, paired by seed; None with any miss."""
         if not (self.always_reached and other.always_reached and self.times_s.keys() == other.times_s.keys()):
             return None
         seeds = sorted(self.times_s)
-        return paired_ratio([other.times_s[s] or 0.0 for s in seeds], [self.times_s[s] or 0.0 for s in seeds])
+        times = ([arm.times_s[seed] or 0.0 for seed in seeds] for arm in (other, self))
+        return paired_ratio(*times, confidence=confidence)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,17 @@ class Confirmation:
     @property
     def recipe(self) -> Arm:
         return next(arm for arm in self.arms if arm.is_recipe)
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether the winner beats the recipe, the choice among several candidates paid for (Bonferroni, Holm's
+        first step): the best of three that are no better than the recipe would pass at 95 % twice as often.
+        """
+        candidates = len(self.arms) - 1
+        if self.winner.is_recipe or not candidates:
+            return False
+        ratio = self.winner.speedup_over(self.recipe, confidence=1 - (1 - CONFIDENCE) / candidates)
+        return ratio is not None and ratio.low is not None and ratio.low > 1
 
 
 def best_points(records: Sequence[TrialRecord]) -> list[Point]:

@@ -128,4 +128,4 @@ def one_line(text: str, limit: int = 700) -> str:
 def redact(text: str) -> str:
     """`text` without the user, the password or the token of any URL in it."""
     text = re.sub(r"//[^/\s]+@", "//***@", text)
-    return re.sub(r"(?i)([?&](?:access_)?(?:token|key|password|secret)=)[^&\s]+", r"\1***", text)
+    return re.sub(r"(?i)([?&][\w.-]*(?:token|key|pass|passwd|password|secret)=)[^&\s]+", r"\1***", text)

@@ -57,12 +57,13 @@ class Family:
             return child_id
 
     def end_child(self, run_id: str, outcome: str, error: str | None = None) -> None:
-        """See to it that a child is closed, and that its name says so where it did not end well."""
+        """See to it that a run is closed, and that its name says so where it did not end well."""
         with storage_errors():
             run = self.client.get_run(run_id)
             self._close(run, outcome, error)
-            if outcome not in ("completed", "target_not_reached"):
-                self.client.update_run(run_id, name=f"{run.info.run_name} ({outcome.replace('_', ' ')})")
+            mark = f" ({outcome.replace('_', ' ')})"
+            if outcome not in ("completed", "target_not_reached") and not run.info.run_name.endswith(mark):
+                self.client.update_run(run_id, name=run.info.run_name + mark)
 
     def adopt(self) -> None:
         """Close what killed processes of this study have left open, and take over the children of ended parents."""
@@ -71,7 +72,7 @@ class Family:
             for run in runs:
                 is_open = OUTCOME not in run.data.tags or run.info.status == "RUNNING"
                 if is_open and is_gone(run.data.tags[OWNER]):
-                    self._close(run, "interrupted", "its process was killed")
+                    self.end_child(run.info.run_id, "interrupted", "its process was killed")
             ended = [run.info.run_id for run in runs if run.data.tags[KIND] == self.kind and _has_ended(run)]
             for run_id in ended:
                 self.client.set_tag(run_id, "accelmlf.continued_by", self.parent.run_id)

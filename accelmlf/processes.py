@@ -7,7 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -34,7 +34,11 @@ def sole_use(device: str, purpose: str, *, wait_s: float = 0.0) -> Iterator[None
     """
     path = _private_folder() / f"{purpose}-{device.replace(':', '-')}.lock"
     deadline_s = time.monotonic() + wait_s
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as file:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise DeviceError("TMPDIR", path, error.strerror or str(error), "Remove that file, or set TMPDIR") from None
+    with os.fdopen(descriptor, "r+") as file:
         while not _try_lock(file.fileno()):
             if time.monotonic() >= deadline_s:
                 rule = f"another {purpose} is under way on it (process {file.read().strip() or 'unknown'})"
@@ -48,22 +52,29 @@ def sole_use(device: str, purpose: str, *, wait_s: float = 0.0) -> Iterator[None
 
 def identity() -> str:
     """This process, in words that `is_gone` understands in any process of the same machine."""
-    return "/".join((*_place(), str(os.getpid()), f"{psutil.Process().create_time():.2f}"))
+    return "/".join((*_place(), str(os.getpid()), _start_of(os.getpid())))
 
 
 def is_gone(owner: str) -> bool:
     """Whether the process that called itself `owner` has certainly ended. False where it cannot be known from here."""
-    machine, boot, numbering, pid, created = owner.split("/")
+    if owner.count("/") != 4:
+        return False  # not from here
+    machine, boot, numbering, pid, start = owner.split("/")
     here = _place()
     if machine == here[0] and boot != here[1]:
         return True  # the machine was started again
     if (machine, boot, numbering) != here:
         return False  # another machine, or a container with process numbers of its own
     try:
-        process = psutil.Process(int(pid))
-        return f"{process.create_time():.2f}" != created or process.status() == psutil.STATUS_ZOMBIE
+        return _start_of(int(pid)) != start or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def _start_of(pid: int) -> str:
+    """When a process was started, in ticks since the machine was: the wall clock may be set meanwhile."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()  # proc(5): starttime is field 22, the name field 2
+    return fields[19] if fields else f"{psutil.Process(pid).create_time():.2f}"
 
 
 def times_out_of_memory() -> int:
@@ -77,8 +88,9 @@ def times_out_of_memory() -> int:
 
 def _place() -> tuple[str, str, str]:
     """This machine (hashed, for it is logged), this start of it, and the numbering of its processes."""
-    name = hashlib.sha256(f"{platform.node()} {_read('/etc/machine-id')}".encode()).hexdigest()[:12]
     boot = _read("/proc/sys/kernel/random/boot_id") or f"{psutil.boot_time():.0f}"
+    # Without an id of its own a machine is not known again after a restart: names are not unique.
+    name = hashlib.sha256(f"{platform.node()} {_read('/etc/machine-id') or boot}".encode()).hexdigest()[:12]
     try:
         numbering = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -96,9 +108,10 @@ def _read(path: str) -> str:
 def _private_folder() -> Path:
     """Where nobody else can put a file that this user would then trust."""
     folder = Path(tempfile.gettempdir()) / f"accelmlf-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise DeviceError("TMPDIR", folder, "it belongs to somebody else", "Set TMPDIR to a folder of your own")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not folder.is_dir() or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise DeviceError("TMPDIR", folder, "not a folder of this user's own", "Set TMPDIR to one")
     return folder
 
 

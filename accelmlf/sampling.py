@@ -37,15 +37,14 @@ class UnseenPoints(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         seen = seen_points(study, self.space, before=trial.number)
-        unseen = self.space.unseen(seen) or self.space.grid  # empty when another worker has just taken the last
         if self.first in self.space and self.first not in seen:
             return dict(self.first)
         if self.kind == "grid":
-            return dict(unseen[0])
+            return dict((self.space.unseen(seen) or self.space.grid)[0])  # none: another worker has taken the last
         chance = random.Random(f"{self.seed}/{trial.number}")
-        if self.kind == "tpe" and (point := self._modelled(study, trial, unseen, seen, chance)):
+        if self.kind == "tpe" and (point := self._modelled(study, trial, seen, chance)):
             return dict(point)
-        return dict(self.space.random_point(unseen, chance))
+        return dict(self.space.random_point(seen, chance))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -53,7 +52,7 @@ class UnseenPoints(BaseSampler):
         raise AssertionError(f"{param_name} is no part of the space")
 
     def _modelled(
-        self, study: optuna.Study, trial: FrozenTrial, unseen: list[Point], seen: list[Point], chance: random.Random
+        self, study: optuna.Study, trial: FrozenTrial, seen: list[Point], chance: random.Random
     ) -> Point | None:
         """TPE's proposal, if it has one that is possible and new."""
         with warnings.catch_warnings():
@@ -65,13 +64,10 @@ class UnseenPoints(BaseSampler):
             if not proposed:
                 return None
             point = {name: proposed.get(name, values[0]) for name, values in self.space.choices.items()}
-            if self.space.learning_rates is None:
-                if point in unseen:
-                    return point
-            elif point in self.space.grid:
+            if self.space.learning_rates:
                 point["learning_rate"] = self.space.rounded(proposed["learning_rate"])
-                if point not in seen:
-                    return point
+            if point in self.space and point not in seen:
+                return point
         return None
 
 

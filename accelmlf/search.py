@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.exceptions import TrialPruned
+from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from accelmlf import signals
@@ -23,6 +23,7 @@ from accelmlf.errors import (
     MemoryExhaustedError,
     StudyError,
     TrackingError,
+    recognise,
 )
 from accelmlf.family import Family
 from accelmlf.isolation import TimedRun
@@ -60,6 +61,7 @@ class Search:
     """The trials of one process on a study that others may share."""
 
     study: optuna.Study
+    storage: str
     protocol: Protocol
     family: Family
     console: SearchConsole
@@ -79,13 +81,22 @@ class Search:
         self.console.goes_on(records)
         self.log_series(records)
         while not self.is_over():
-            self.number = None
-            self.study.optimize(self.objective, n_trials=1, catch=(Exception,))
-            if self.ended_by is not None:
-                raise self.ended_by
+            self.one_trial()
             self.tell()
         if not studies.finished(self.study) and (failed := [r for r in self.records() if r.has_failed]):
             raise failure_of(failed[-1])
+
+    def one_trial(self) -> None:
+        """Ask, run and tell one trial."""
+        self.number = None
+        try:
+            self.study.optimize(self.objective, n_trials=1, catch=(Exception,))
+        except (AssertionError, ValueError, UpdateFinishedTrialError):  # Optuna's, which has no word for this
+            if self.number is None or not self.study.trials[self.number].state.is_finished():
+                raise
+            self.console.say(f"trial {self.number} was given up by another worker, which heard nothing from this one")
+        if self.ended_by is not None:
+            raise self.ended_by
 
     def is_over(self) -> bool:
         """Whether no trial is left to start. Waits while other workers may still leave one."""
@@ -112,7 +123,7 @@ class Search:
     def mend(self) -> None:
         """Trials whose process was killed are failed, and their runs closed."""
         known = {record.number for record in self.records() if record.outcome == KILLED}
-        studies.mend(self.study)
+        studies.mend(self.study, self.storage, self.protocol.space)
         for record in self.records():
             if record.outcome == KILLED and record.number not in known:
                 self.console.say(f"trial {record.number} was killed")
@@ -149,7 +160,7 @@ class Search:
             self.note_failure(trial, run_id, error)
             raise TrialFailedError(str(error)) from error  # Optuna leaves a trial running whose error it does not know
         except Exception as error:
-            self.ended_by = error
+            self.ended_by = recognise(error, batch_size=0)
             raise
 
     def is_surplus(self, trial: optuna.Trial, point: Point) -> bool:

@@ -82,4 +82,4 @@ def in_short(record: TrialRecord) -> str:
         return f"target not reached: {record.best_accuracy:.4f} at best in {record.train_s:.1f} s ({epochs})"
     if record.outcome == "pruned":
         return f"pruned after {record.train_s:.1f} s ({epochs}): it can no longer win"
-    return f"{record.outcome.replace('_', ' ')}: {record.error}"
+    return record.outcome.replace("_", " ") + (f": {record.error}" if record.error else "")

@@ -11,6 +11,8 @@ from accelmlf.confirmation import Confirmation
 from accelmlf.study import TrialRecord
 from accelmlf.tuning import SearchSpace
 
+UNKNOWN = ("running", "interrupted", "killed")
+"""Outcomes that say nothing about a cell."""
 MISSED, PRUNED, FAILED, NOT_RUN = "#f2f2f2", "#e3ddd0", "#f3c9c9", "white"
 
 
@@ -23,12 +25,13 @@ def draw_time_to_accuracy(records: Sequence[TrialRecord], space: SearchSpace, ta
     times = np.full((len(steps), len(batches)), np.nan)
     shown: dict[tuple[int, int], TrialRecord] = {}
     for record in sorted(records, key=_rank):
-        if record.point is not None:
+        if record.point is not None and record.outcome not in UNKNOWN:
             cell = steps.index(int(record.point["accumulation_steps"])), batches.index(int(record.point["batch_size"]))
             shown.setdefault(cell, record)
     for cell, record in shown.items():
         times[cell] = np.nan if record.time_to_accuracy_s is None else record.time_to_accuracy_s
-    figure = Figure(figsize=(2.4 + 1.45 * len(batches), 2.4 + 0.85 * len(steps)), layout="constrained")
+    size = max(6.5, 2.4 + 1.45 * len(batches)), max(4.0, 2.4 + 0.85 * len(steps))  # legend and colour bar need room
+    figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(times, cmap="viridis_r", aspect="auto", origin="lower")
     if np.isfinite(times).any():
@@ -86,7 +89,8 @@ def _cell(record: TrialRecord | None) -> tuple[str, str | None, str | None]:
 def draw_confirmation(confirmation: Confirmation, target: float, path: Path) -> None:
     """Each arm's seeds as points and their geometric mean as a bar, best on top."""
     arms = confirmation.arms
-    figure = Figure(figsize=(8, 1.6 + 0.55 * len(arms)), layout="constrained")
+    longest = max(len(arm.name) for arm in arms)
+    figure = Figure(figsize=(6 + 0.085 * longest, 1.6 + 0.55 * len(arms)), layout="constrained")
     axis = figure.subplots()
     for row, arm in enumerate(arms):
         colour = "#7f7f7f" if arm.is_recipe else "#1f77b4"

@@ -124,18 +124,20 @@ class Result:
 def verdict(confirmation: Confirmation) -> str:
     """One sentence that says no more than was measured."""
     winner, recipe = confirmation.winner, confirmation.recipe
+    if not winner.reached_s:
+        return "no setting reached the target with fresh seeds: the search had lucky ones"
     if winner.is_recipe:
         return "no setting that the search found is confirmed to be faster than the recipe's own"
     ratio = winner.speedup_over(recipe)
     if ratio is None:
-        reached = (
-            f"{len(winner.reached_s)} of {len(winner.times_s)} and {len(recipe.reached_s)} of {len(recipe.times_s)}"
-        )
-        return f"winner: {winner.name}; it and the recipe reached the target in {reached} runs: no ratio of times"
+        counts = " and ".join(f"{len(arm.reached_s)} of {len(arm.times_s)}" for arm in (winner, recipe))
+        return f"winner: {winner.name}; it and the recipe reached the target in {counts} runs: no ratio of times"
     if ratio.low is None or ratio.high is None:
         return f"winner: {winner.name}, {ratio} the recipe's speed in one run: no claim from one run"
-    faster = "faster than the recipe" if ratio.low > 1 else "no difference from the recipe is shown"
-    return f"winner: {winner.name}: {ratio}, {faster} (95 % paired t interval, {ratio.pairs} seeds)"
+    says = "faster than the recipe" if confirmation.is_faster else "no difference from the recipe is shown"
+    candidates = len(confirmation.arms) - 1
+    paid = f"; the verdict pays for the choice among {candidates}" if candidates > 1 else ""
+    return f"winner: {winner.name}: {ratio}, {says} (95 % paired t interval, {ratio.pairs} seeds{paid})"
 
 
 def trial_table(records: Sequence[TrialRecord]) -> list[str]:

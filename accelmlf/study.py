@@ -1,27 +1,25 @@
 """The study of a search in Optuna's storage: made, checked, continued, mended after a kill. What its trials say."""
 
 import logging
-import os
-import re
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import make_url
 
-from accelmlf.errors import AccelmlfError, ConfigError, StudyError
-from accelmlf.processes import identity, is_gone, locked
-from accelmlf.tuning import DEFAULT_STORAGE, Point, SearchSpace
+from accelmlf.errors import StudyError
+from accelmlf.processes import identity, is_gone
+from accelmlf.storage import OPENING_ERRORS, sqlite_lock, storage_errors
+from accelmlf.tuning import Point, SearchSpace
 
 HEARTBEAT_S = 30
 """Twice this without a sign of life, a trial of another machine counts as killed."""
@@ -62,22 +60,6 @@ class TrialRecord:
         return not self.is_finished and self.outcome not in ("running", *COME_AGAIN)
 
 
-def storage_url(given: str | None) -> str:
-    """The storage to use. A password must not come as a parameter: `mlflow run` logs every one of them.
-
-    Raises:
-        ConfigError: a URL with a user or a password that was given as a parameter, or MLflow's own database.
-    """
-    url = given or os.environ.get("OPTUNA_STORAGE") or DEFAULT_STORAGE
-    if given and re.search(r"//[^/\s]*@", given):
-        rule = "a URL with a user or a password would be logged as a parameter"
-        raise ConfigError("storage", given, rule, "Put it into the environment variable OPTUNA_STORAGE")
-    if "://" not in url:
-        remedy = "Give a URL such as sqlite:///optuna.db or postgresql://host/database"
-        raise ConfigError("storage", url, "not a database URL", remedy)
-    return url
-
-
 def open_study(url: str, name: str, facts: Mapping[str, str]) -> optuna.Study:
     """The study of that name, made where there is none; `facts` is what all its trials have in common.
 
@@ -86,13 +68,12 @@ def open_study(url: str, name: str, facts: Mapping[str, str]) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    file = re.match(r"sqlite:///([^?]+)", url)
-    with storage_errors(url), locked(Path(file[1] + ".lock")) if file else nullcontext():
+    is_sqlite = make_url(url).get_backend_name() == "sqlite"
+    with storage_errors(url, *OPENING_ERRORS), sqlite_lock(url):
         storage = RDBStorage(
             url,
-            engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}} if file else None,
+            engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}} if is_sqlite else None,
             heartbeat_interval=HEARTBEAT_S,
-            heartbeat_stale_trial_callback=second_try(),
         )
         study = optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
         known = study.user_attrs.get("accelmlf", {"direction": study.direction.name.lower()})
@@ -113,24 +94,6 @@ def _differences(known: Mapping[str, str], facts: Mapping[str, str]) -> str:
     return "; ".join(shown + ([f"and {len(names) - 4} more"] if len(names) > 4 else []))
 
 
-STORAGE_ERRORS = (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError)
-
-
-@contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Whatever the storage raises as one error that names it (without its password)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        try:
-            yield
-        except AccelmlfError:
-            raise
-        except STORAGE_ERRORS as error:
-            text = f"{type(error).__name__}: {error}".partition("\n")[0]
-            remedy = "Check that the database is there and writable, that its driver is installed and its version fits"
-            raise StudyError("storage", url, text, remedy) from error
-
-
 def study_id(study: optuna.Study) -> str:
     """What tells this study from one that has its name after its storage was deleted."""
     return str(study.user_attrs["id"])
@@ -143,30 +106,38 @@ def sign(trial: optuna.Trial) -> None:
         trial.set_user_attr("outcome", KILLED)
 
 
-def mend(study: optuna.Study) -> None:
+def mend(study: optuna.Study, url: str, space: SearchSpace) -> None:
     """Fail the trials whose process was killed: at once where that can be seen from here, else by their heartbeat.
 
-    Each of them gets a second try.
+    Each that had chosen its point gets a second try, also if whoever failed it was killed before it could say so.
     """
-    optuna.storages.fail_stale_trials(study)
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        number, owner = trial.user_attrs.get("owner", (None, ""))
-        if number == trial.number:
-            is_lost = is_gone(owner)
-        else:  # perhaps killed before it could sign
-            started = trial.datetime_start or datetime.now()
-            is_lost = datetime.now() - started > timedelta(seconds=2 * HEARTBEAT_S)
-        if is_lost:
-            with suppress(ValueError, UpdateFinishedTrialError):  # another worker was faster
-                study.tell(trial.number, state=TrialState.FAIL)
-                second_try()(study, trial)
+    with sqlite_lock(url):
+        optuna.storages.fail_stale_trials(study)
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            if _is_lost(trial):
+                with suppress(ValueError, UpdateFinishedTrialError):  # it has come to its end meanwhile
+                    study.tell(trial.number, state=TrialState.FAIL)
+        tried_again = _retried_numbers(study.get_trials(deepcopy=False))
+        for trial in study.get_trials(states=(TrialState.FAIL,)):
+            is_first = not RetryHeartbeatStaleTrialCallback.retry_history(trial)
+            had_point = point_of(trial, space) is not None
+            if is_first and had_point and _outcome(trial) == KILLED and trial.number not in tried_again:
+                _second_try(study, trial)
 
 
-def second_try() -> RetryHeartbeatStaleTrialCallback:
+def _is_lost(trial: FrozenTrial) -> bool:
+    number, owner = trial.user_attrs.get("owner", (None, ""))
+    if number == trial.number:
+        return is_gone(owner)
+    # Perhaps killed before it could sign.
+    return datetime.now() - (trial.datetime_start or datetime.now()) > timedelta(seconds=2 * HEARTBEAT_S)
+
+
+def _second_try(study: optuna.Study, trial: FrozenTrial) -> None:
     """Optuna's way of running a killed trial once more, with the point that it had."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return RetryHeartbeatStaleTrialCallback(max_retry=1)
+        RetryHeartbeatStaleTrialCallback(max_retry=1)(study, trial)
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -198,14 +169,15 @@ def seen_points(study: optuna.Study, space: SearchSpace, before: int | None = No
     `before`: only those of trials with a lower number.
     """
     trials = study.get_trials(deepcopy=False)
+    tried_again = _retried_numbers(trials)  # a killed trial hands its point on to its second try
     kept = [trial for trial in trials[:before] if trial.user_attrs.get("outcome") not in COME_AGAIN]
-    kept = [trial for trial in kept if not _was_retried(trial, trials)]
-    return [point for trial in kept if (point := point_of(trial, space)) is not None]
+    points = [point_of(trial, space) for trial in kept if trial.number not in tried_again]
+    return [point for point in points if point is not None]
 
 
-def _was_retried(trial: FrozenTrial, trials: list[FrozenTrial]) -> bool:
-    """A killed trial hands its point on to its second try."""
-    return any(trial.number in RetryHeartbeatStaleTrialCallback.retry_history(other) for other in trials)
+def _retried_numbers(trials: list[FrozenTrial]) -> set[int]:
+    """The trials that have a second try."""
+    return {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
@@ -237,15 +209,19 @@ def times_s(records: Iterable[TrialRecord]) -> list[float]:
     return [record.time_to_accuracy_s for record in records if record.time_to_accuracy_s is not None]
 
 
+def _outcome(trial: FrozenTrial) -> str:
+    """A run's outcome for what has ended by itself, else killed, running or waiting."""
+    outcome = str(trial.user_attrs.get("outcome", KILLED))
+    if not trial.state.is_finished():
+        return trial.state.name.lower()
+    if trial.state == TrialState.FAIL and outcome in FINISHED_OUTCOMES:
+        return KILLED  # in the moment before it was told to Optuna
+    return outcome
+
+
 def _record(trial: FrozenTrial, space: SearchSpace) -> TrialRecord:
     attrs: dict[str, Any] = trial.user_attrs
-    if not trial.state.is_finished():
-        outcome = trial.state.name.lower()
-    elif trial.state == TrialState.FAIL:
-        outcome = attrs.get("outcome", KILLED)
-        outcome = KILLED if outcome in FINISHED_OUTCOMES else outcome  # in the moment before it was told to Optuna
-    else:
-        outcome = attrs["outcome"]
+    outcome = _outcome(trial)
     done = trial.state in FINISHED
     return TrialRecord(
         number=trial.number,

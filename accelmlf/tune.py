@@ -8,13 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accelmlf import isolation, sampling, search_report
+from accelmlf import isolation, sampling, search_report, storage
 from accelmlf import study as studies
 from accelmlf.config import as_text, settable_fields
 from accelmlf.confirmation import Confirmation, confirm
 from accelmlf.console import say
 from accelmlf.environment import as_tags
-from accelmlf.errors import ConfigError, redact
+from accelmlf.errors import ConfigError, recognise
 from accelmlf.family import Family, tracking_uri
 from accelmlf.preflight import Preflight, look
 from accelmlf.processes import sole_use
@@ -38,7 +38,7 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     refuse(tune, given)
     given = {"save_model": False, **given}
     isolation.start_server(given["model"])
-    url = studies.storage_url(tune.storage)
+    url = storage.storage_url(tune.storage)
     if url == tracking_uri():  # both make tables for Alembic, which clash
         raise ConfigError("storage", url, "MLflow's own database", f"Use another one, such as {DEFAULT_STORAGE}")
     seen = isolation.call(look, resolve(given), tune.search_techniques)
@@ -50,14 +50,14 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     announce(protocol, seen, name, url, kind, left_out)
     if dry_run:
         return
-    with sole_use(seen.device_key, SEARCH), MlflowTracker().run() as parent, studies.storage_errors(url):
+    with sole_use(seen.device_key, SEARCH), MlflowTracker().run() as parent, storage.storage_errors(url):
         study = studies.open_study(url, name, facts)
         study.sampler = sampling.UnseenPoints(space, kind, space.point_of(seen.config), seen.config.seed)
         family = Family(parent, SEARCH, name, studies.study_id(study))
         family.log_settings(*labels(protocol, seen, {"name": name, "storage": url, "sampler": kind}))
         family.adopt()
         console = SearchConsole(int(min(tune.n_trials, space.size)), tune.timeout_s)
-        search_and_confirm(Search(study, protocol, family, console))
+        search_and_confirm(Search(study, url, protocol, family, console))
 
 
 def search_and_confirm(search: Search) -> None:
@@ -73,9 +73,12 @@ def search_and_confirm(search: Search) -> None:
     result = search_report.Result(search.protocol, records, confirmation)
     search.study.set_user_attr("outcome", result.outcome)
     search.family.log_result(result.params(), result.metrics(), result.outcome)
-    with tempfile.TemporaryDirectory() as folder:
-        search_report.write(Path(folder), result, search.study)
-        search.family.parent.log_artifacts(Path(folder))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            search_report.write(Path(folder), result, search.study)
+            search.family.parent.log_artifacts(Path(folder))
+    except OSError as error:
+        raise recognise(error, batch_size=0) from error
     say(result.as_text())
     say(f"tables and pictures (scripts/ui serves them): {search.family.parent.files_url()}")
 
@@ -118,7 +121,7 @@ def labels(protocol: Protocol, seen: Preflight, study: Mapping[str, str]) -> tup
         for key, name in SET_BY_SEARCH.items()
         if key in protocol.space.choices
     }
-    asked |= {"study_name": study["name"], "storage": redact(study["storage"])}
+    asked |= {"study_name": study["name"], "storage": storage.shown(study["storage"])}
     texts = seen.config.as_texts()
     params = asked | {key: texts[key] for key in settable_fields() if key not in SET_BY_SEARCH}
     tags = {f"accelmlf.config.{key}": text for key, text in (texts | asked).items()}
@@ -145,4 +148,4 @@ def announce(protocol: Protocol, seen: Preflight, name: str, url: str, kind: str
         say(f"  left out: {technique.label} ({technique.reason})")
     say(f"  {'sampler':<18}  {kind} ({many}, n_trials {tune.n_trials})")
     say(f"  {'recipe':<18}  batch {base.batch_size} x {base.accumulation_steps}, techniques {base.techniques}")
-    say(f"  {'study':<18}  {name} in {redact(url)}")
+    say(f"  {'study':<18}  {name} in {storage.shown(url)}")

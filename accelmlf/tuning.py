@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from accelmlf.config import RunConfig, as_text, setting
+from accelmlf.config import RunConfig, as_text, settable_fields, setting
 from accelmlf.errors import ConfigError
 from accelmlf.recipes import resolve
 
@@ -20,12 +20,14 @@ Point = Mapping[str, Value]
 
 BATCH_FACTORS, ACCUMULATION_CHOICES = (0.5, 1.0, 2.0, 4.0), (1, 2, 4)
 LEARNING_RATE_SPAN = 5.0
+MAX_LEARNING_RATE = settable_fields()["learning_rate"].metadata["at_most"]
 SET_BY_SEARCH = {
     "batch_size": "batch_sizes",
     "accumulation_steps": "accumulation_choices",
     "stop_at_target": "target_accuracy",
 }
 """Settings of a run that a search sets by itself, and what to set instead."""
+MAX_DRAWS = 1000
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 
@@ -109,25 +111,33 @@ class SearchSpace:
             low, high = self.learning_rates
             if not low <= point["learning_rate"] <= high:
                 return False
-        return {name: point[name] for name in self.choices} in self.grid
+        listed = all(point[name] in values for name, values in self.choices.items())
+        return listed and self._is_possible(point)
+
+    @cached_property
+    def _together(self) -> set[frozenset[str]]:
+        return {frozenset(_words(text)) for text in self.technique_sets} or {frozenset()}
 
     def _is_possible(self, point: Point) -> bool:
-        together = {frozenset(_words(text)) for text in self.technique_sets} or {frozenset()}
         chosen = frozenset(word for word in self.technique_words if point[word])
         effective = point["batch_size"] * point["accumulation_steps"]
-        return chosen in together and effective <= self.max_effective_batch
+        return chosen in self._together and effective <= self.max_effective_batch
 
     def unseen(self, seen: Collection[Point]) -> list[Point]:
         """The grid without what was seen; the whole grid where a learning rate makes every point new."""
         return self.grid if self.learning_rates else [point for point in self.grid if point not in seen]
 
-    def random_point(self, unseen: Sequence[Point], chance: random.Random) -> Point:
-        """One of `unseen`, with a learning rate where that is searched."""
-        point = chance.choice(unseen)
+    def random_point(self, seen: Collection[Point], chance: random.Random) -> Point:
+        """A point that is not in `seen` (any point where all are)."""
         if self.learning_rates is None:
-            return point
+            return chance.choice(self.unseen(seen) or self.grid)
         low, high = map(math.log, self.learning_rates)
-        return {**point, "learning_rate": self.rounded(math.exp(chance.uniform(low, high)))}
+        point: Point = {}
+        for _ in range(MAX_DRAWS):
+            point = {**chance.choice(self.grid), "learning_rate": self.rounded(math.exp(chance.uniform(low, high)))}
+            if point not in seen:
+                break
+        return point
 
     def rounded(self, learning_rate: float) -> float:
         """Three digits, as one would type it, and inside the space."""
@@ -174,8 +184,15 @@ def make_space(
         raise ConfigError("batch_sizes", as_text("batch_sizes", batches), rule, "Use 2 or more")
     steps = tune.accumulation_choices or ACCUMULATION_CHOICES
     too_large = [(b, k) for b in dict.fromkeys(batches) for k in steps if b * k > train_images]
-    if too_large and (tune.batch_sizes or tune.accumulation_choices):
-        batch, step = too_large[0]
+    # A default that does not fit is left out; what was asked for is not.
+    asked = [
+        (b, k)
+        for b, k in too_large
+        if (tune.batch_sizes and (tune.accumulation_choices or k == steps[0]))
+        or (tune.accumulation_choices and not tune.batch_sizes and b == batches[0])
+    ]
+    if asked:
+        batch, step = asked[0]
         rule = f"{batch} x {step} steps is an effective batch larger than the {train_images} training pictures"
         given = ("batch_sizes", batches) if tune.batch_sizes else ("accumulation_choices", steps)
         raise ConfigError(given[0], as_text(*given), rule, "Leave out the large values")
@@ -183,7 +200,7 @@ def make_space(
     space = SearchSpace(
         batch_sizes=tuple(dict.fromkeys(batches)),
         accumulation_choices=steps,
-        learning_rates=(_short(rate / LEARNING_RATE_SPAN), _short(rate * LEARNING_RATE_SPAN))
+        learning_rates=(_short(rate / LEARNING_RATE_SPAN), min(_short(rate * LEARNING_RATE_SPAN), MAX_LEARNING_RATE))
         if tune.search_learning_rate
         else None,
         technique_sets=tuple(technique_sets),

@@ -18,6 +18,7 @@ EXIT_CODES = {
     "DeviceError": 5,
     "DivergedError": 6,
     "MemoryExhaustedError": 7,
+    "StudyError": 8,
     "TrackingError": 8,
     "DiskError": 9,
 }
