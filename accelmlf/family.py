@@ -105,7 +105,9 @@ class Family:
                 return found
 
     def _close(self, run: Run, outcome: str, error: str | None) -> None:
-        if OUTCOME not in run.data.tags:
+        if OUTCOME in run.data.tags:
+            outcome = run.data.tags[OUTCOME]  # it was killed between its last word and its end
+        else:
             self.client.set_tag(run.info.run_id, OUTCOME, outcome)
             if error is not None:
                 self.client.set_tag(run.info.run_id, "accelmlf.error", error)

@@ -1,0 +1,120 @@
+"""What is known of a run before it is started is what the run itself then finds."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from accelmlf.config import RunConfig
+from accelmlf.errors import AccelmlfError, ConfigError, DataError, DeviceError
+from accelmlf.experiment import run_experiment
+from accelmlf.preflight import device_key, look, technique_sets
+from accelmlf.recipes import resolve
+from accelmlf.records import MemoryTracker
+from accelmlf.stack import build_stack
+from accelmlf.techniques import TECHNIQUES
+from tests.data_makers import write_folder
+
+CPU = torch.device("cpu")
+
+
+def config_of(**settings: Any) -> RunConfig:
+    return resolve({"model": "vit", "device": "cpu", "train_images": 100, "epochs": 1, **settings})
+
+
+def words_of(labels: str) -> set[str]:
+    return {label.partition(":")[0] for label in labels.split(",")} - {"none"}
+
+
+def test_every_set_of_techniques_can_be_run_and_no_other_set_can() -> None:
+    found = technique_sets(CPU)
+    assert "none" in found
+    assert len(set(found)) == len(found)
+    for labels in found:
+        stack, skipped = build_stack(labels, CPU, from_preset=False)
+        assert (stack.label, skipped) == (labels, [])
+    # The control: what was left out is refused, each set by the rule that it breaks.
+    refused = 0
+    left = [set(words) for size in range(1, 4) for words in itertools.combinations(TECHNIQUES, size)]
+    for words in (words for words in left if words not in [words_of(labels) for labels in found]):
+        with pytest.raises((ConfigError, DeviceError)):
+            build_stack(",".join(sorted(words)), CPU, from_preset=False)
+        refused += 1
+    assert refused > 0
+
+
+def test_no_set_holds_a_technique_beside_one_that_replaces_it() -> None:
+    sets = [words_of(labels) for labels in technique_sets(CPU)]
+    for word, kind in TECHNIQUES.items():
+        assert not [words for words in sets if word in words and words & set(kind.replaces)], word
+    replacing = {word for word, kind in TECHNIQUES.items() if kind.replaces}
+    assert replacing & set().union(*sets)  # the control: there is one on this device, on its own
+
+
+def test_the_sets_of_a_cpu_have_nothing_that_needs_cuda() -> None:
+    words = set().union(*(words_of(labels) for labels in technique_sets(CPU)))
+    assert not words & {word for word, kind in TECHNIQUES.items() if kind.needs == "CUDA"}
+    assert "channels_last" in words
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_technique_sets_are_there_only_where_they_are_asked_for(wanted: bool) -> None:
+    assert bool(look(config_of(), with_technique_sets=wanted).technique_sets) is wanted
+
+
+@pytest.mark.parametrize("pipeline", ["memory", "stream"])
+@pytest.mark.parametrize("dataset", ["digits", "folder"])
+def test_a_look_finds_the_data_that_the_run_then_has(dataset: str, pipeline: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dataset": dataset, "pipeline": pipeline}
+    if dataset == "folder":
+        write_folder(tmp_path)
+        settings |= {"data_dir": str(tmp_path), "train_images": None, "image_size": 8}
+    config = config_of(**settings, weights="random", save_model=False)
+    seen, tracker = look(config, with_technique_sets=False), MemoryTracker()
+    run_experiment(config, tracker, read_test=False)
+    assert tracker.dataset is not None and tracker.config is not None
+    assert (seen.data_digest, seen.sizes) == (tracker.dataset.digest, tracker.dataset.sizes)
+    assert seen.config == tracker.config
+    other = look(config_of(train_images=101), with_technique_sets=False)
+    assert other.data_digest != seen.data_digest
+
+
+def test_a_look_says_what_of_the_preset_the_device_leaves_out() -> None:
+    seen = look(config_of(tuned=True), with_technique_sets=False)
+    assert "pin_memory" in [technique.label for technique in seen.skipped]
+    assert "pin_memory" not in seen.config.techniques
+    assert seen.config.device == "cpu"
+
+
+@pytest.mark.parametrize(("model", "expected"), [("resnet50", True), ("efficientnet_b0", True), ("vit", False)])
+def test_a_look_knows_which_models_have_batch_norm(model: str, expected: bool) -> None:
+    assert look(config_of(model=model), with_technique_sets=False).has_batch_norm is expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "setting"),
+    [
+        ({"dataset": "folder", "data_dir": "nowhere"}, DataError, "data_dir"),
+        ({"train_images": 5000}, DataError, "train_images"),
+        ({"device": "cuda:99"}, DeviceError, "device"),
+        ({"device": "gpu"}, ConfigError, "device"),
+        ({"techniques": "pin_memory"}, DeviceError, "techniques"),
+        ({"techniques": "resident,workers:1"}, ConfigError, "techniques"),
+    ],
+)
+def test_what_is_not_there_is_an_error_before_anything_is_run(
+    settings: dict[str, Any], kind: type[AccelmlfError], setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kind) as error:
+        look(config_of(**settings), with_technique_sets=False)
+    assert error.value.setting == setting
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_look_leaves_the_device_a_name_that_can_be_part_of_a_file_name() -> None:
+    seen = look(config_of(), with_technique_sets=False)
+    assert seen.device_key == device_key(CPU) == "cpu"
+    assert "/" not in seen.device_key
