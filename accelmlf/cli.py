@@ -1,4 +1,4 @@
-"""The command line: one command per entry point of MLproject, its flags read off RunConfig."""
+"""The command line: one command per entry point of MLproject, its flags read off the records of settings."""
 
 import re
 import sys
@@ -16,7 +16,6 @@ from accelmlf.experiment import run_experiment, settle
 from accelmlf.recipes import resolve
 from accelmlf.techniques import TECHNIQUES
 from accelmlf.tracking import MlflowTracker, close_inherited_run
-from accelmlf.tune import run_tune
 from accelmlf.tuning import SET_BY_SEARCH, TuneConfig
 
 MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
@@ -134,6 +133,8 @@ def run_callback(model: str | None) -> Callable[..., None]:
 def tune(dry_run: str | None, debug: str | None, **texts: str | None) -> None:
     """What the command that searches does with the texts it was given."""
     del debug
+    from accelmlf.tune import run_tune  # Optuna: a single run need not wait for it
+
     own = {name: text for name, text in texts.items() if name in settable_fields(TuneConfig)}
     of_runs = {name: text for name, text in texts.items() if name not in own}
     given = {"model": DEFAULT_MODEL} | parsed(of_runs, RunConfig)

@@ -2,33 +2,61 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tqdm import tqdm
+
 from accelmlf.comparison import CONFIDENCE, Ratio, block_orders, paired_ratio
-from accelmlf.errors import AccelmlfError, Interrupted
-from accelmlf.family import Family
+from accelmlf.errors import AccelmlfError, Interrupted, ProcessKilledError
+from accelmlf.failures import is_fatal
+from accelmlf.family import OWNER, Family
 from accelmlf.isolation import TimedRun
-from accelmlf.records import EpochMetrics, RunSummary
-from accelmlf.search import is_fatal
+from accelmlf.processes import is_of_this_machine
+from accelmlf.records import RunSummary
 from accelmlf.search_console import SearchConsole
 from accelmlf.study import TrialRecord
-from accelmlf.tuning import Point, Protocol, in_words
+from accelmlf.tuning import Plan, Point, in_words
 
 CONFIRMATION = "confirmation"
 NUM_BEST = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """One run of a candidate. A time that is None was a miss, or, with `failure`, an error, which counts as one."""
+
+    time_s: float | None = None
+    wall_s: float | None = None
+    """From the start of its process to the target, with set-up, warm-up and validation."""
+    warmup_s: float | None = None
+    test_accuracy: float | None = None
+    failure: str | None = None
+
+    @classmethod
+    def from_metrics(cls, metrics: Mapping[str, float]) -> "Repeat":
+        """What a finished run has logged."""
+        names = {
+            "time_s": "time_to_accuracy_s",
+            "wall_s": "time_to_accuracy_wall_s",
+            "warmup_s": "warmup_s",
+            "test_accuracy": "final_accuracy",
+        }
+        return cls(**{field: metrics.get(name) for field, name in names.items()})  # type: ignore[arg-type]
+
+
 @dataclass
-class Arm:
-    """A point that is confirmed. Of each seed its time to the target (None: missed) and its test accuracy then."""
+class Candidate:
+    """A point that is confirmed, and its repeats by seed."""
 
     point: Point
     is_recipe: bool
-    times_s: dict[int, float | None] = field(default_factory=dict)
-    test_accuracies: dict[int, float] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)
-    """The outcome of a seed that ended with an error, which counts as a miss."""
+    repeats: dict[int, Repeat] = field(default_factory=dict)
+
+    def note(self, seed: int, repeat: Repeat) -> None:
+        self.repeats[seed] = repeat
 
     @property
     def name(self) -> str:
@@ -36,23 +64,29 @@ class Arm:
 
     @property
     def reached_s(self) -> list[float]:
-        return [seconds for seconds in self.times_s.values() if seconds is not None]
+        return [repeat.time_s for repeat in self.repeats.values() if repeat.time_s is not None]
 
     @property
     def always_reached(self) -> bool:
-        return bool(self.times_s) and len(self.reached_s) == len(self.times_s)
+        return bool(self.repeats) and len(self.reached_s) == len(self.repeats)
 
     @property
     def mean_s(self) -> float | None:
         """Geometric mean; None with any miss, because a miss is no number."""
         return statistics.geometric_mean(self.reached_s) if self.always_reached else None
 
-    def speedup_over(self, other: "Arm", *, confidence: float = CONFIDENCE) -> Ratio | None:
+    @property
+    def mean_wall_s(self) -> float | None:
+        """Geometric mean of the wall-clock times to the target; None with any miss."""
+        walls = [repeat.wall_s for repeat in self.repeats.values() if repeat.wall_s is not None]
+        return statistics.geometric_mean(walls) if walls and len(walls) == len(self.repeats) else None
+
+    def speedup_over(self, other: "Candidate", *, confidence: float = CONFIDENCE) -> Ratio | None:
         """How many times sooner than `other` the target is reached, paired by seed; None with any miss."""
-        if not (self.always_reached and other.always_reached and self.times_s.keys() == other.times_s.keys()):
+        if not (self.always_reached and other.always_reached and self.repeats.keys() == other.repeats.keys()):
             return None
-        seeds = sorted(self.times_s)
-        times = ([arm.times_s[seed] or 0.0 for seed in seeds] for arm in (other, self))
+        seeds = sorted(self.repeats)
+        times = ([arm.repeats[seed].time_s or 0.0 for seed in seeds] for arm in (other, self))
         return paired_ratio(*times, confidence=confidence)
 
 
@@ -60,15 +94,21 @@ class Arm:
 class Confirmation:
     """The arms, best first, the recipe's own among them."""
 
-    arms: list[Arm]
+    arms: list[Candidate]
 
     @property
-    def winner(self) -> Arm:
+    def winner(self) -> Candidate:
         return self.arms[0]
 
     @property
-    def recipe(self) -> Arm:
+    def recipe(self) -> Candidate:
         return next(arm for arm in self.arms if arm.is_recipe)
+
+    @property
+    def soonest_on_the_wall(self) -> Candidate | None:
+        """Where set-up, warm-up and validation count, too."""
+        timed = [arm for arm in self.arms if arm.mean_wall_s is not None]
+        return min(timed, key=lambda arm: arm.mean_wall_s or 0.0, default=None)
 
     @property
     def is_faster(self) -> bool:
@@ -89,56 +129,63 @@ def best_points(records: Sequence[TrialRecord]) -> list[Point]:
     return [r.point for r in winners[:NUM_BEST] if r.point is not None]
 
 
-def confirm(protocol: Protocol, records: Sequence[TrialRecord], family: Family, console: SearchConsole) -> Confirmation:
-    """Blocks of one repeat of every arm, in random order within a block; finished runs of a killed search are kept."""
-    own = protocol.space.point_of(protocol.base)
-    arms = [Arm(point, point == own) for point in best_points(records)]
-    arms += [] if any(arm.is_recipe for arm in arms) else [Arm(own, is_recipe=True)]
-    kept = {(tags["accelmlf.point"], int(tags["accelmlf.config.seed"])): (tags, metrics)
-            for tags, metrics in family.children(CONFIRMATION)
-            if tags["accelmlf.outcome"] in ("completed", "target_not_reached")}  # fmt: skip
-    repeats = protocol.tune.confirm_repeats
-    num_epochs = protocol.base.epochs
+def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console: SearchConsole) -> Confirmation:
+    """Blocks of one repeat of every candidate, in random order within a block.
+
+    A block that an earlier start has completed on this machine is kept. Of one that was cut short nothing is: what is
+    compared has to be measured side by side.
+    """
+    own = plan.space.point_of(plan.base)
+    arms = [Candidate(point, point == own) for point in best_points(records)]
+    arms += [] if any(arm.is_recipe for arm in arms) else [Candidate(own, is_recipe=True)]
+    repeats, started_s, num_run = plan.tune.confirm_repeats, time.monotonic(), 0
+    seeds = [plan.base.seed + 1 + block for block in range(repeats)]
+    kept = complete_blocks(arms, family)
+    missing = sum(seed not in kept for seed in seeds) * len(arms)
     console.say(f"\nconfirmation: {len(arms)} settings x {repeats} fresh seed{'s' * (repeats > 1)}, interleaved")
-    for block, order in enumerate(block_orders(range(len(arms)), repeats, protocol.base.seed)):
-        seed = protocol.base.seed + 1 + block
+    for seed, order in zip(seeds, block_orders(range(len(arms)), repeats, plan.base.seed), strict=True):
+        block = uuid.uuid4().hex
         for arm in (arms[index] for index in order):
-            if (found := kept.get((in_words(arm.point), seed))) is not None:
-                _, metrics = found
-                arm.times_s[seed] = metrics.get("time_to_accuracy_s")
-                arm.test_accuracies[seed] = metrics["final_accuracy"]
-            else:
-                number = sum(len(other.times_s) for other in arms) + 1
-                console.begins(f"confirmation {number} of {len(arms) * repeats}, seed {seed}", arm.point, num_epochs)
-                run_once(protocol, arm, seed, family, console)
-                console.stop()
+            if seed in kept:
+                arm.note(seed, kept[seed][in_words(arm.point)])
+                continue
+            left_s = (time.monotonic() - started_s) / num_run * (missing - num_run) if num_run else None
+            left = "" if left_s is None else f"  left {tqdm.format_interval(left_s)}"
+            console.begins(f"confirmation {num_run + 1} of {missing}, seed {seed}", arm.point, plan.base.epochs, left)
+            arm.note(seed, run_once(plan, arm, seed, block, family, console))
+            console.stop()
+            num_run += 1
     arms.sort(key=lambda arm: (-len(arm.reached_s), arm.mean_s or math.inf))
     return Confirmation(arms)
 
 
-def run_once(protocol: Protocol, arm: Arm, seed: int, family: Family, console: SearchConsole) -> None:
-    """One repeat of one arm, the test set read at its end."""
-    config = protocol.config_of(None if arm.is_recipe else arm.point, seed=seed)
-    tags = {"accelmlf.point": in_words(arm.point)}
+def complete_blocks(arms: Sequence[Candidate], family: Family) -> dict[int, dict[str, Repeat]]:
+    """For each seed the repeats, by point, of a block that has all `arms` and was run on this machine."""
+    blocks: dict[tuple[str, int], dict[str, Repeat]] = {}
+    for tags, metrics in family.children(CONFIRMATION):
+        if tags["accelmlf.outcome"] in ("completed", "target_not_reached") and is_of_this_machine(tags[OWNER]):
+            key = tags["accelmlf.block"], int(tags["accelmlf.config.seed"])
+            blocks.setdefault(key, {})[tags["accelmlf.point"]] = Repeat.from_metrics(metrics)
+    wanted = {in_words(arm.point) for arm in arms}
+    return {seed: repeats for (_, seed), repeats in blocks.items() if wanted <= repeats.keys()}
+
+
+def run_once(plan: Plan, arm: Candidate, seed: int, block: str, family: Family, console: SearchConsole) -> Repeat:
+    """One repeat of one candidate, the test set read at its end."""
+    config = plan.config_of(None if arm.is_recipe else arm.point, seed=seed)
+    tags = {"accelmlf.point": in_words(arm.point), "accelmlf.block": block}
     run_id = family.start_child(f"confirmation, seed {seed}: {arm.name}", CONFIRMATION, tags)
-
-    def watch(epoch: EpochMetrics) -> None:
-        console.epoch(epoch)
-
     try:
-        summary = TimedRun(config, run_id, protocol.device_key, read_test=True).train(watch)
+        summary = TimedRun(config, run_id, plan.device_key, read_test=True).train(console.epoch)
     except (AccelmlfError, Interrupted) as error:
         family.end_child(run_id, error.outcome, str(error))
-        if isinstance(error, Interrupted) or is_fatal(error):
+        if isinstance(error, (Interrupted, ProcessKilledError)) or is_fatal(error):
             raise
-        arm.times_s[seed], arm.failures[seed] = None, error.outcome
         console.say(f"  {error.outcome.replace('_', ' ')}: {error}")
-        return
+        return Repeat(failure=error.outcome)
     family.end_child(run_id, summary.outcome)
-    arm.times_s[seed] = summary.time_to_accuracy_s
-    if summary.test is not None:
-        arm.test_accuracies[seed] = summary.test.accuracy
     console.say(f"  {described(summary)}")
+    return Repeat.from_metrics(summary.as_metrics())
 
 
 def described(summary: RunSummary) -> str:

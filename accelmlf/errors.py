@@ -58,6 +58,12 @@ class TrackingError(AccelmlfError):
     exit_code = 8
 
 
+class ProcessKilledError(AccelmlfError):
+    """The process of a run was ended from outside, which says nothing about the run."""
+
+    outcome = "interrupted"
+
+
 class StudyError(AccelmlfError):
     """The storage of a search, or a study in it that is not the one that was meant."""
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 
-import mlflow
+from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunStatus, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
@@ -12,6 +12,7 @@ from accelmlf.tracking import MADE_UP_NAME, STATUS, MlflowRun, storage_errors
 
 STUDY, STUDY_ID, KIND = "accelmlf.study", "accelmlf.study_id", "accelmlf.kind"
 OWNER, OUTCOME = "accelmlf.owner", "accelmlf.outcome"
+WELL = ("completed", "target_not_reached")
 PAGE = 1000
 
 
@@ -39,12 +40,12 @@ class Family:
     def _tags(self, kind: str) -> dict[str, str]:
         return {STUDY: self.study, STUDY_ID: self.study_id, KIND: kind, OWNER: identity()}
 
-    def log_result(self, params: Mapping[str, str], metrics: Mapping[str, float], outcome: str) -> None:
-        """What the whole came to."""
+    def log_result(self, params: Mapping[str, str], metrics: Mapping[str, float], outcome: str, ended_at: str) -> None:
+        """What the whole came to, and what it came to its end by."""
         with storage_errors():
             known = self.client.get_run(self.parent.run_id).data.params
             new = [Param(name, text) for name, text in params.items() if name not in known]
-            self.client.log_batch(self.parent.run_id, params=new)
+            self.client.log_batch(self.parent.run_id, params=new, tags=[RunTag("accelmlf.ended_at", ended_at)])
         self.parent.log_metrics(metrics, 0)
         self.parent.outcome = outcome
 
@@ -59,25 +60,20 @@ class Family:
     def end_child(self, run_id: str, outcome: str, error: str | None = None) -> None:
         """See to it that a run is closed, and that its name says so where it did not end well."""
         with storage_errors():
-            run = self.client.get_run(run_id)
-            self._close(run, outcome, error)
-            mark = f" ({outcome.replace('_', ' ')})"
-            if outcome not in ("completed", "target_not_reached") and not run.info.run_name.endswith(mark):
-                self.client.update_run(run_id, name=run.info.run_name + mark)
+            close_run(self.client, self.client.get_run(run_id), outcome, error)
 
     def adopt(self) -> None:
         """Close what killed processes of this study have left open, and take over the children of ended parents."""
         with storage_errors():
             runs = [run for run in self._runs() if run.info.run_id != self.parent.run_id]
-            for run in runs:
-                is_open = OUTCOME not in run.data.tags or run.info.status == "RUNNING"
-                if is_open and is_gone(run.data.tags[OWNER]):
-                    self.end_child(run.info.run_id, "interrupted", "its process was killed")
-            ended = [run.info.run_id for run in runs if run.data.tags[KIND] == self.kind and _has_ended(run)]
-            for run_id in ended:
+            ended = [run for run in runs if OUTCOME in run.data.tags or is_gone(run.data.tags[OWNER])]
+            for run in ended:
+                close_run(self.client, run, "interrupted", "its process was killed")
+            former = [run.info.run_id for run in ended if run.data.tags[KIND] == self.kind]
+            for run_id in former:
                 self.client.set_tag(run_id, "accelmlf.continued_by", self.parent.run_id)
             for run in runs:
-                if run.data.tags.get(MLFLOW_PARENT_RUN_ID) in ended:
+                if run.data.tags.get(MLFLOW_PARENT_RUN_ID) in former:
                     self.client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, self.parent.run_id)
 
     def children(self, kind: str) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
@@ -104,21 +100,28 @@ class Family:
             if not token:
                 return found
 
-    def _close(self, run: Run, outcome: str, error: str | None) -> None:
-        if OUTCOME in run.data.tags:
-            outcome = run.data.tags[OUTCOME]  # it was killed between its last word and its end
-        else:
-            self.client.set_tag(run.info.run_id, OUTCOME, outcome)
-            if error is not None:
-                self.client.set_tag(run.info.run_id, "accelmlf.error", error)
-        if run.info.status == "RUNNING":
-            self.client.set_terminated(run.info.run_id, RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED)))
+
+def claim(parent: MlflowRun, kind: str) -> None:
+    """Say whose a parent run is, before anything else; close those of `kind` whose process was killed."""
+    with storage_errors():
+        for name, text in {KIND: kind, OWNER: identity()}.items():
+            parent.client.set_tag(parent.run_id, name, text)
+        wanted = f"tags.`{KIND}` = '{kind}' and attributes.status = 'RUNNING'"
+        for run in parent.client.search_runs([parent.experiment_id], wanted, max_results=PAGE):
+            if is_gone(run.data.tags.get(OWNER, "")):
+                close_run(parent.client, run, "interrupted", "its process was killed")
 
 
-def _has_ended(run: Run) -> bool:
-    return OUTCOME in run.data.tags or is_gone(run.data.tags[OWNER])
-
-
-def tracking_uri() -> str:
-    uri: str = mlflow.get_tracking_uri()
-    return uri
+def close_run(client: MlflowClient, run: Run, outcome: str, error: str | None) -> None:
+    """Whatever of a run's end is missing. A run that was killed after its last word keeps its own outcome."""
+    run_id, tags = run.info.run_id, run.data.tags
+    if OUTCOME not in tags:
+        client.set_tag(run_id, OUTCOME, outcome)
+        if error is not None:
+            client.set_tag(run_id, "accelmlf.error", error)
+    outcome = tags.get(OUTCOME, outcome)
+    if run.info.status == "RUNNING":
+        client.set_terminated(run_id, RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED)))
+    mark = f" ({outcome.replace('_', ' ')})"
+    if outcome not in WELL and not run.info.run_name.endswith(mark):
+        client.update_run(run_id, name=run.info.run_name + mark)

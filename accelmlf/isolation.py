@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from accelmlf import signals
 from accelmlf.config import RunConfig
-from accelmlf.errors import AccelmlfError, Interrupted, MemoryExhaustedError
+from accelmlf.errors import AccelmlfError, Interrupted, MemoryExhaustedError, ProcessKilledError
 from accelmlf.experiment import run_experiment
 from accelmlf.processes import sole_use, times_out_of_memory
 from accelmlf.records import EpochMetrics, RunSummary
@@ -105,7 +105,7 @@ class Talk:
         except (EOFError, OSError):
             raise self.death() from None
         if isinstance(message, Interrupted):  # somebody's signal to that process alone
-            raise AccelmlfError("process", self.worker.pid, str(message), "Start the same again")
+            raise ProcessKilledError("process", self.worker.pid, str(message), "Start the same again")
         if isinstance(message, BaseException):
             raise message
         return message
@@ -117,7 +117,10 @@ class Talk:
         if code == -signal.SIGKILL and times_out_of_memory() > self.kills_before:
             remedy = "use a smaller batch_size with more accumulation_steps"
             return MemoryExhaustedError("process", self.worker.pid, "the system killed it for memory", remedy)
-        how = f"it was killed by {signal.Signals(-code).name}" if code and code < 0 else f"it ended with code {code}"
+        if code in (-signal.SIGKILL, -signal.SIGTERM):
+            rule = f"it was killed by {signal.Signals(-code).name}"
+            return ProcessKilledError("process", self.worker.pid, rule, "Start the same again")
+        how = f"it died of {signal.Signals(-code).name}" if code and code < 0 else f"it ended with code {code}"
         return AccelmlfError("process", self.worker.pid, how, "Run it alone, with debug=true, to see why")
 
 
@@ -126,16 +129,18 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Talk]:
     """A process that runs target(connection, *args); it has ended when the block has."""
     near, far = CONTEXT.Pipe()
     worker = CONTEXT.Process(target=_begin, args=(far, multiprocessing.get_start_method(), target, args))
-    worker.start()
-    far.close()
     try:
+        worker.start()
+        far.close()
         yield Talk(near, worker)
     except BaseException:
-        worker.terminate()  # before the connection closes, so that it knows why; ignored where it is closing already
+        if worker.pid is not None:
+            worker.terminate()  # before the connection closes, so that it knows why; ignored where it ends already
         raise
     finally:
         near.close()
-        worker.join(CLOSING_S)
+        if worker.pid is not None:
+            worker.join(CLOSING_S)
         if worker.is_alive():
             worker.kill()
             worker.join()

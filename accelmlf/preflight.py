@@ -46,15 +46,16 @@ def look(config: RunConfig, with_technique_sets: bool) -> Preflight:
         environment=environment.describe(techniques.device),
         sizes=splits.sizes(),
         data_digest=splits.digest,
-        technique_sets=technique_sets(techniques.device) if with_technique_sets else (),
+        technique_sets=technique_sets(techniques.device, config.pipeline) if with_technique_sets else (),
         device_key=device_key(techniques.device),
         has_batch_norm=has_batch_norm(model),
     )
 
 
-def technique_sets(device: torch.device) -> tuple[str, ...]:
-    """Every set of techniques, with their default options, that the device can run together."""
-    labels = [t.label for word, kind in TECHNIQUES.items() if (t := kind(word, None, device)).missing() is None]
+def technique_sets(device: torch.device, pipeline: str) -> tuple[str, ...]:
+    """Every set of techniques, with their default options, that the device and the pipeline can run together."""
+    known = [kind(word, None, device) for word, kind in TECHNIQUES.items() if pipeline in kind.pipelines]
+    labels = [technique.label for technique in known if technique.missing() is None]
     subsets = (subset for size in range(len(labels) + 1) for subset in itertools.combinations(labels, size))
     possible = []
     for subset in subsets:

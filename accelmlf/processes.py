@@ -71,6 +71,10 @@ def is_gone(owner: str) -> bool:
         return True
 
 
+def is_of_this_machine(owner: str) -> bool:
+    return owner.partition("/")[0] == _place()[0]
+
+
 def _start_of(pid: int) -> str:
     """When a process was started, in ticks since the machine was: the wall clock may be set meanwhile."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()  # proc(5): starttime is field 22, the name field 2

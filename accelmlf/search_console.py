@@ -12,6 +12,9 @@ from accelmlf.records import EpochMetrics
 from accelmlf.study import TrialRecord
 from accelmlf.tuning import Point, in_words
 
+TELL_EVERY_S = 60.0
+"""Where there is no bar, a long trial shows at most so often that it lives."""
+
 
 class SearchConsole:
     """Progress of a search. The time that is left is by the trials so far, or by the budget where that is less."""
@@ -20,7 +23,7 @@ class SearchConsole:
         self.n_trials, self.timeout_s = n_trials, timeout_s
         self.started_s = time.monotonic()
         self.bar: tqdm[Any] = tqdm(disable=True)
-        self.told_waiting = 0
+        self.told_waiting, self.told_s = 0, time.monotonic()
 
     say = staticmethod(say)
 
@@ -30,15 +33,20 @@ class SearchConsole:
             left = "" if done < self.n_trials else ": nothing is left to search"
             say(f"{done} of {self.n_trials} trials are finished already{left}")
 
-    def begins(self, name: str, point: Point, num_epochs: int) -> None:
+    def begins(self, name: str, point: Point, num_epochs: int, left: str = "") -> None:
         """A run in a process of its own."""
-        say(f"{name}: {in_words(point)}")
+        self.told_s = time.monotonic()
+        say(f"{name}: {in_words(point)}{left}")
         self.bar.close()
         self.bar = tqdm(desc=name, total=num_epochs, unit=" epochs", leave=False, disable=None, dynamic_ncols=True)
 
     def epoch(self, epoch: EpochMetrics) -> None:
+        state = f"accuracy {epoch.quality.accuracy:.4f}, {epoch.elapsed_train_s:.1f} s of training"
         self.bar.update()
-        self.bar.set_postfix_str(f"accuracy {epoch.quality.accuracy:.4f}, {epoch.elapsed_train_s:.1f} s of training")
+        self.bar.set_postfix_str(state)
+        if self.bar.disable and time.monotonic() - self.told_s >= TELL_EVERY_S:
+            say(f"  epoch {epoch.epoch}: {state}")
+            self.told_s = time.monotonic()
 
     def trial_ended(self, record: TrialRecord, records: Sequence[TrialRecord]) -> None:
         """How it went, the best so far, and how long the search may still take."""
@@ -65,9 +73,6 @@ class SearchConsole:
         if running != self.told_waiting:
             say(f"waiting for {running} trial{'s' * (running > 1)} of other workers")
         self.told_waiting = running
-
-    def exhausted(self, done: int) -> None:
-        say(f"every point of the space was run: {done} trials finished")
 
     def stop(self) -> None:
         self.bar.close()

@@ -1,15 +1,23 @@
 """Pictures of a search, drawn without a display."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+import optuna
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from accelmlf.confirmation import Confirmation
-from accelmlf.study import TrialRecord
+from accelmlf.console import say
+from accelmlf.errors import one_line
+from accelmlf.study import TrialRecord, reached_target
 from accelmlf.tuning import SearchSpace
+
+mpl.use("agg")
 
 UNKNOWN = ("running", "interrupted", "killed")
 """Outcomes that say nothing about a cell."""
@@ -98,8 +106,8 @@ def draw_confirmation(confirmation: Confirmation, target: float, path: Path) -> 
             axis.barh(row, arm.mean_s, color=colour, alpha=0.35, height=0.6)
         axis.plot(arm.reached_s, [row] * len(arm.reached_s), "o", color=colour, markersize=5)
         ratio = None if arm.is_recipe else arm.speedup_over(confirmation.recipe)
-        missed = len(arm.times_s) - len(arm.reached_s)
-        note = f"missed in {missed} of {len(arm.times_s)}" if missed else "" if ratio is None else str(ratio)
+        missed = len(arm.repeats) - len(arm.reached_s)
+        note = f"missed in {missed} of {len(arm.repeats)}" if missed else "" if ratio is None else str(ratio)
         axis.text(max(arm.reached_s, default=0.0), row, f"  {note}", va="center", fontsize=9)
     axis.set_yticks(range(len(arms)), [arm.name for arm in arms])
     axis.invert_yaxis()
@@ -107,3 +115,36 @@ def draw_confirmation(confirmation: Confirmation, target: float, path: Path) -> 
     axis.set(xlabel=f"training seconds to {target:g} validation accuracy (fresh seeds)", xlim=(0, 1.35 * right))
     axis.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def draw_optuna_plots(folder: Path, study: optuna.Study) -> None:
+    """Optuna's own pictures, each where there are trials enough for it."""
+    from matplotlib import pyplot as plt
+    from optuna.visualization import matplotlib as plots
+
+    seconds = "time to accuracy (s)"
+    pair = ["batch_size", "accumulation_steps"]
+    # The value of a trial that missed is how long it took, which these two would show as its time to the target.
+    reached = optuna.create_study(direction="minimize")
+    reached.add_trials(reached_target(study))
+    drawings: dict[str, Callable[[], Any]] = {
+        "optimization_history": lambda: plots.plot_optimization_history(study, target_name=seconds),
+        "param_importances": lambda: plots.plot_param_importances(reached, target=value, target_name=seconds),
+        "contour": lambda: plots.plot_contour(reached, params=pair, target_name=seconds),
+        "timeline": lambda: plots.plot_timeline(study),
+    }
+    for name, plot in drawings.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental; and "too few trials", which is said below
+            try:
+                plot()
+                plt.gcf().savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+            except Exception as error:  # experimental code, in a search that has ended well
+                say(f"left out: {name}.png ({one_line(str(error))})")
+            finally:
+                plt.close("all")
+
+
+def value(trial: optuna.trial.FrozenTrial) -> float:
+    assert trial.value is not None
+    return trial.value

@@ -2,38 +2,34 @@
 
 import csv
 import json
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import optuna
 
 from accelmlf.config import as_text, settable_fields
-from accelmlf.confirmation import Arm, Confirmation
-from accelmlf.console import say
-from accelmlf.errors import one_line
+from accelmlf.confirmation import Candidate, Confirmation, Repeat
 from accelmlf.search_console import in_short
-from accelmlf.search_figures import draw_confirmation, draw_time_to_accuracy
-from accelmlf.study import TrialRecord, reached_target, times_s
-from accelmlf.tuning import Point, Protocol, command_line, in_words
-
-mpl.use("agg")
+from accelmlf.search_figures import draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
+from accelmlf.study import TrialRecord, times_s
+from accelmlf.tuning import Plan, Point, command_line, in_words
 
 
 @dataclass(frozen=True)
 class Result:
     """The end of a search."""
 
-    protocol: Protocol
+    plan: Plan
     records: Sequence[TrialRecord]
     confirmation: Confirmation | None
+    ended_at: str
 
     @property
     def outcome(self) -> str:
-        return "completed" if times_s(self.records) else "target_not_reached"
+        if times_s(self.records):
+            return "completed"
+        return "target_not_reached" if any(record.is_finished for record in self.records) else "interrupted"
 
     @property
     def best(self) -> TrialRecord | None:
@@ -59,9 +55,9 @@ class Result:
         if self.winner is None:
             return {}
         is_recipe = self.confirmation is not None and self.confirmation.winner.is_recipe
-        searched = {} if is_recipe else self.protocol.space.settings(self.winner)
+        searched = {} if is_recipe else self.plan.space.settings(self.winner)
         fields = settable_fields()
-        given = {name: value for name, value in self.protocol.given.items() if value != fields[name].default}
+        given = {name: value for name, value in self.plan.given.items() if value != fields[name].default}
         given = {name: value for name, value in given.items() if name not in ("model", "save_model")}
         return {name: as_text(name, value) for name, value in {**given, **searched, "stop_at_target": True}.items()}
 
@@ -69,9 +65,9 @@ class Result:
         """`best_*`, by the names of a run's settings."""
         if self.winner is None:
             return {}
-        config = self.protocol.config_of(self.winner)
+        config = self.plan.config_of(self.winner)
         names = ("batch_size", "accumulation_steps", "learning_rate", "techniques")
-        techniques = {} if self.protocol.space.technique_sets else {"techniques": self.protocol.base.techniques}
+        techniques = {} if self.plan.space.technique_sets else {"techniques": self.plan.base.techniques}
         texts = {name: as_text(name, getattr(config, name)) for name in names} | techniques
         return {f"best_{name}": text for name, text in texts.items()}
 
@@ -110,11 +106,12 @@ class Result:
             parts.append("not confirmed: one seed, and a search picks lucky seeds (confirm_repeats=0)")
         else:
             parts += ["\n".join(confirmation_table(self.confirmation)), verdict(self.confirmation)]
-        command = command_line(self.protocol.base.model, self.settings())
+            parts += wall_note(self.confirmation)
+        command = command_line(self.plan.base.model, self.settings())
         return "\n" + "\n\n".join([*parts, f"to reproduce the winner: {command}"])
 
     def missed_text(self) -> str:
-        target = f"no trial reached the target of {self.protocol.base.target_accuracy:g}"
+        target = f"no trial reached the target of {self.plan.base.target_accuracy:g}"
         if self.nearest is None or self.nearest.point is None:
             return f"{target}: none was finished"
         nearest = f"trial {self.nearest.number} ({in_words(self.nearest.point)}) with {self.nearest.best_accuracy:.4f}"
@@ -130,7 +127,7 @@ def verdict(confirmation: Confirmation) -> str:
         return "no setting that the search found is confirmed to be faster than the recipe's own"
     ratio = winner.speedup_over(recipe)
     if ratio is None:
-        counts = " and ".join(f"{len(arm.reached_s)} of {len(arm.times_s)}" for arm in (winner, recipe))
+        counts = " and ".join(f"{len(arm.reached_s)} of {len(arm.repeats)}" for arm in (winner, recipe))
         return f"winner: {winner.name}; it and the recipe reached the target in {counts} runs: no ratio of times"
     if ratio.low is None or ratio.high is None:
         return f"winner: {winner.name}, {ratio} the recipe's speed in one run: no claim from one run"
@@ -138,6 +135,15 @@ def verdict(confirmation: Confirmation) -> str:
     candidates = len(confirmation.arms) - 1
     paid = f"; the verdict pays for the choice among {candidates}" if candidates > 1 else ""
     return f"winner: {winner.name}: {ratio}, {says} (95 % paired t interval, {ratio.pairs} seeds{paid})"
+
+
+def wall_note(confirmation: Confirmation) -> list[str]:
+    """A sentence where the training clock and the clock on the wall disagree about the winner."""
+    soonest, winner = confirmation.soonest_on_the_wall, confirmation.winner
+    if soonest is None or soonest is winner or winner.mean_wall_s is None:
+        return []
+    times = f"{soonest.mean_wall_s:.0f} s against {winner.mean_wall_s:.0f} s"
+    return [f"note: with set-up, warm-up and validation, {soonest.name} was the sooner: {times}"]
 
 
 def trial_table(records: Sequence[TrialRecord]) -> list[str]:
@@ -160,41 +166,47 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"  {line}".rstrip() for line in lines]
 
 
-def _times(arm: Arm) -> str:
-    def one(seed: int, seconds: float | None) -> str:
-        return arm.failures.get(seed, "missed").replace("_", " ") if seconds is None else f"{seconds:.1f} s"
+def _times(arm: Candidate) -> str:
+    def one(repeat: Repeat) -> str:
+        return (repeat.failure or "missed").replace("_", " ") if repeat.time_s is None else f"{repeat.time_s:.1f} s"
 
-    return ", ".join(one(seed, seconds) for seed, seconds in sorted(arm.times_s.items()))
-
-
-def _accuracies(arm: Arm) -> str:
-    return ", ".join(f"{accuracy:.4f}" for _, accuracy in sorted(arm.test_accuracies.items()))
+    return ", ".join(one(repeat) for _, repeat in sorted(arm.repeats.items()))
 
 
-def _ratio(arm: Arm, recipe: Arm) -> str:
+def _accuracies(arm: Candidate) -> str:
+    known = [repeat.test_accuracy for _, repeat in sorted(arm.repeats.items())]
+    return ", ".join(f"{accuracy:.4f}" for accuracy in known if accuracy is not None)
+
+
+def _ratio(arm: Candidate, recipe: Candidate) -> str:
     if arm.is_recipe:
         return ""
     ratio = arm.speedup_over(recipe)
-    return f"reached in {len(arm.reached_s)} of {len(arm.times_s)}" if ratio is None else str(ratio)
+    return f"reached in {len(arm.reached_s)} of {len(arm.repeats)}" if ratio is None else str(ratio)
 
 
-def write(folder: Path, result: Result, study: optuna.Study) -> None:
-    """trials.csv, confirmation.csv, search.json, summary.txt, the heat map and Optuna's plots."""
+def write_tables(folder: Path, result: Result, study: optuna.Study) -> None:
+    """trials.csv, confirmation.csv, search.json and summary.txt."""
     _write_trials(folder / "trials.csv", result)
     (folder / "summary.txt").write_text(result.as_text() + "\n")
-    target = result.protocol.base.target_accuracy
-    draw_time_to_accuracy(result.records, result.protocol.space, target, folder / "time_to_accuracy.png")
     if result.confirmation is not None:
         _write_confirmation(folder / "confirmation.csv", result.confirmation)
-        draw_confirmation(result.confirmation, target, folder / "confirmation.png")
     facts = {"study": study.study_name, "about": study.user_attrs["accelmlf"], "outcome": result.outcome}
-    content = facts | {"winner": result.settings(), "metrics": result.metrics()}
+    content = facts | {"ended_at": result.ended_at, "winner": result.settings(), "metrics": result.metrics()}
     (folder / "search.json").write_text(json.dumps(content, indent=2) + "\n")
-    write_optuna_plots(folder, study)
+
+
+def draw(folder: Path, result: Result, study: optuna.Study) -> None:
+    """The heat map, the confirmation and Optuna's plots."""
+    target = result.plan.base.target_accuracy
+    draw_time_to_accuracy(result.records, result.plan.space, target, folder / "time_to_accuracy.png")
+    if result.confirmation is not None:
+        draw_confirmation(result.confirmation, target, folder / "confirmation.png")
+    draw_optuna_plots(folder, study)
 
 
 def _write_trials(path: Path, result: Result) -> None:
-    names = result.protocol.space.names
+    names = result.plan.space.names
     columns = ("outcome", "time_to_accuracy_s", "best_accuracy", "epochs", "train_s", "saved_at_most_s", "duration_s")
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -208,42 +220,10 @@ def _write_trials(path: Path, result: Result) -> None:
 def _write_confirmation(path: Path, confirmation: Confirmation) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["setting", "seed", "time_to_accuracy_s", "test_accuracy", "is_recipe"])
+        columns = ("time_to_accuracy_s", "test_accuracy", "time_to_accuracy_wall_s", "warmup_s", "failure")
+        writer.writerow(["setting", "is_recipe", "seed", *columns])
         for arm in confirmation.arms:
-            for seed, seconds in arm.times_s.items():
-                accuracy = arm.test_accuracies.get(seed, "")
-                row = [in_words(arm.point), seed, "" if seconds is None else seconds, accuracy, arm.is_recipe]
-                writer.writerow(row)
-
-
-def write_optuna_plots(folder: Path, study: optuna.Study) -> None:
-    """Optuna's own pictures, each where there are trials enough for it."""
-    from matplotlib import pyplot as plt
-    from optuna.visualization import matplotlib as plots
-
-    seconds = "time to accuracy (s)"
-    pair = ["batch_size", "accumulation_steps"]
-    # The value of a trial that missed is how long it took, which these two would show as its time to the target.
-    reached = optuna.create_study(direction="minimize")
-    reached.add_trials(reached_target(study))
-    drawings: dict[str, Callable[[], Any]] = {
-        "optimization_history": lambda: plots.plot_optimization_history(study, target_name=seconds),
-        "param_importances": lambda: plots.plot_param_importances(reached, target=value, target_name=seconds),
-        "contour": lambda: plots.plot_contour(reached, params=pair, target_name=seconds),
-        "timeline": lambda: plots.plot_timeline(study),
-    }
-    for name, draw in drawings.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental; and "too few trials", which is said below
-            try:
-                draw()
-                plt.gcf().savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
-            except (ValueError, RuntimeError) as error:
-                say(f"left out: {name}.png ({one_line(str(error))})")
-            finally:
-                plt.close("all")
-
-
-def value(trial: optuna.trial.FrozenTrial) -> float:
-    assert trial.value is not None
-    return trial.value
+            for seed, r in sorted(arm.repeats.items()):
+                values = (r.time_s, r.test_accuracy, r.wall_s, r.warmup_s, r.failure)
+                cells = ["" if value is None else value for value in values]
+                writer.writerow([in_words(arm.point), arm.is_recipe, seed, *cells])

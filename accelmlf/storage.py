@@ -55,6 +55,19 @@ def _secrets(url: URL) -> list[str]:
     return [secret for secret in [str(url.password or ""), *hidden] if secret]
 
 
+def is_same_database(one: str, other: str) -> bool:
+    """Whether two addresses lead to one database, however they are written."""
+    try:
+        first, second = make_url(one), make_url(other)
+    except (ArgumentError, ValueError):  # a folder or a server of MLflow
+        return False
+    if first.get_backend_name() != second.get_backend_name():
+        return False
+    if first.get_backend_name() == "sqlite":
+        return Path(first.database or "").resolve() == Path(second.database or "").resolve()
+    return (first.host, first.port, first.database) == (second.host, second.port, second.database)
+
+
 def sqlite_lock(url: str) -> AbstractContextManager[None]:
     """One process at a time on a sqlite file, which locks no row: others lose what two of them do at once."""
     parsed = make_url(url)

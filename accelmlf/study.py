@@ -2,7 +2,6 @@
 
 import logging
 import uuid
-import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
@@ -79,8 +78,9 @@ def open_study(url: str, name: str, facts: Mapping[str, str]) -> optuna.Study:
         known = study.user_attrs.get("accelmlf", {"direction": study.direction.name.lower()})
         if not study.get_trials(deepcopy=False) and known == {"direction": "minimize"}:
             study.set_metric_names(["time_to_accuracy_s"])
-            study.set_user_attr("accelmlf", dict(facts))
-            study.set_user_attr("id", uuid.uuid4().hex)
+            if "id" not in study.user_attrs:
+                study.set_user_attr("id", uuid.uuid4().hex)
+            study.set_user_attr("accelmlf", dict(facts))  # last: from here on the study is complete
             known = facts
     if differences := _differences(known, facts):
         remedy = "Choose another study_name, or give the study's own settings"
@@ -100,10 +100,8 @@ def study_id(study: optuna.Study) -> str:
 
 
 def sign(trial: optuna.Trial) -> None:
-    """This process runs the trial. With the number, because a second try inherits what the first has said."""
-    trial.set_user_attr("owner", [trial.number, identity()])
-    if "outcome" in trial.user_attrs:
-        trial.set_user_attr("outcome", KILLED)
+    """This process runs the trial."""
+    trial.set_user_attr("owner", identity())
 
 
 def mend(study: optuna.Study, url: str, space: SearchSpace) -> None:
@@ -114,7 +112,7 @@ def mend(study: optuna.Study, url: str, space: SearchSpace) -> None:
     with sqlite_lock(url):
         optuna.storages.fail_stale_trials(study)
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            if _is_lost(trial):
+            if _is_lost(trial, url):
                 with suppress(ValueError, UpdateFinishedTrialError):  # it has come to its end meanwhile
                     study.tell(trial.number, state=TrialState.FAIL)
         tried_again = _retried_numbers(study.get_trials(deepcopy=False))
@@ -125,19 +123,20 @@ def mend(study: optuna.Study, url: str, space: SearchSpace) -> None:
                 _second_try(study, trial)
 
 
-def _is_lost(trial: FrozenTrial) -> bool:
-    number, owner = trial.user_attrs.get("owner", (None, ""))
-    if number == trial.number:
+def _is_lost(trial: FrozenTrial, url: str) -> bool:
+    if (owner := trial.user_attrs.get("owner")) is not None:
         return is_gone(owner)
-    # Perhaps killed before it could sign.
-    return datetime.now() - (trial.datetime_start or datetime.now()) > timedelta(seconds=2 * HEARTBEAT_S)
+    # Perhaps killed before it could sign. On a server the heartbeat tells, for clocks of two machines may differ.
+    waited = datetime.now() - (trial.datetime_start or datetime.now())
+    return make_url(url).get_backend_name() == "sqlite" and waited > timedelta(seconds=2 * HEARTBEAT_S)
 
 
 def _second_try(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Optuna's way of running a killed trial once more, with the point that it had."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        RetryHeartbeatStaleTrialCallback(max_retry=1)(study, trial)
+    """The point of a killed trial once more, as Optuna's own callback does it, but without what the first said."""
+    history = {"failed_trial": trial.number, "retry_history": [trial.number]}
+    params, kinds = trial.params, trial.distributions
+    waiting = optuna.create_trial(state=TrialState.WAITING, params=params, distributions=kinds, system_attrs=history)
+    study.add_trial(waiting)
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:

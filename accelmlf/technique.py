@@ -19,6 +19,7 @@ class Technique:
     needs: ClassVar[str] = ""
     """What the device must have, for the help; `missing` decides."""
     replaces: ClassVar[tuple[str, ...]] = ()
+    pipelines: ClassVar[tuple[str, ...]] = ("memory", "stream")
     """Techniques that have nothing left to do beside this one."""
 
     def __init__(self, word: str, option: str | None, device: torch.device) -> None:

@@ -75,6 +75,7 @@ class Prefetch(Technique):
 class Resident(Technique):
     does = "the data set lives on the device as uint8"
     replaces = ("workers", "pin_memory", "prefetch")
+    pipelines = ("memory",)
 
     def loader_options(self) -> Mapping[str, Any]:
         return {"resident_on": self.device}

@@ -1,4 +1,4 @@
-"""MLflow: the only module that knows it."""
+"""MLflow: single runs, and the only way to the tracking store."""
 
 import json
 import logging
@@ -186,6 +186,12 @@ def own_experiment() -> str | None:
                 raise
     experiment_id: str = found.experiment_id
     return experiment_id
+
+
+def tracking_uri() -> str:
+    """Where runs are tracked."""
+    uri: str = mlflow.get_tracking_uri()
+    return uri
 
 
 def close_inherited_run(outcome: str, error: str | None = None) -> None:

@@ -8,21 +8,21 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accelmlf import isolation, sampling, search_report, storage
+from accelmlf import __version__, isolation, sampling, search_report, storage
 from accelmlf import study as studies
 from accelmlf.config import as_text, settable_fields
 from accelmlf.confirmation import Confirmation, confirm
 from accelmlf.console import say
 from accelmlf.environment import as_tags
 from accelmlf.errors import ConfigError, recognise
-from accelmlf.family import Family, tracking_uri
+from accelmlf.family import Family, claim
 from accelmlf.preflight import Preflight, look
 from accelmlf.processes import sole_use
 from accelmlf.recipes import resolve
 from accelmlf.search import Search
 from accelmlf.search_console import SearchConsole
-from accelmlf.tracking import MlflowTracker
-from accelmlf.tuning import DEFAULT_STORAGE, SET_BY_SEARCH, Protocol, SearchSpace, TuneConfig, make_space
+from accelmlf.tracking import MlflowTracker, tracking_uri
+from accelmlf.tuning import DEFAULT_STORAGE, SET_BY_SEARCH, Plan, SearchSpace, TuneConfig, make_space
 
 SEARCH = "search"
 NOT_PART_OF_A_STUDY = ("arm", "data_dir", "device", "effective_batch_size", "save_model", *SET_BY_SEARCH)
@@ -39,47 +39,49 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     given = {"save_model": False, **given}
     isolation.start_server(given["model"])
     url = storage.storage_url(tune.storage)
-    if url == tracking_uri():  # both make tables for Alembic, which clash
+    if storage.is_same_database(url, tracking_uri()):  # both make tables for Alembic, which clash
         raise ConfigError("storage", url, "MLflow's own database", f"Use another one, such as {DEFAULT_STORAGE}")
     seen = isolation.call(look, resolve(given), tune.search_techniques)
     space, left_out = make_space(tune, seen.config, seen.sizes["train"], seen.technique_sets, seen.has_batch_norm)
-    protocol = Protocol(tune=tune, given=given, base=seen.config, space=space, device_key=seen.device_key)
+    plan = Plan(tune=tune, given=given, base=seen.config, space=space, device_key=seen.device_key)
     facts = study_facts(seen, space)
     name = tune.study_name or default_name(seen, facts)
     kind = sampling.choose(tune.sampler, space, tune.n_trials)
-    announce(protocol, seen, name, url, kind, left_out)
+    announce(plan, seen, name, url, kind, left_out)
     if dry_run:
         return
     with sole_use(seen.device_key, SEARCH), MlflowTracker().run() as parent, storage.storage_errors(url):
+        claim(parent, SEARCH)
         study = studies.open_study(url, name, facts)
         study.sampler = sampling.UnseenPoints(space, kind, space.point_of(seen.config), seen.config.seed)
         family = Family(parent, SEARCH, name, studies.study_id(study))
-        family.log_settings(*labels(protocol, seen, {"name": name, "storage": url, "sampler": kind}))
+        family.log_settings(*labels(plan, seen, {"name": name, "storage": url, "sampler": kind}))
         family.adopt()
         console = SearchConsole(int(min(tune.n_trials, space.size)), tune.timeout_s)
-        search_and_confirm(Search(study, url, protocol, family, console))
+        search_and_confirm(Search(study, url, plan, family, console))
 
 
 def search_and_confirm(search: Search) -> None:
     """The search, its confirmation, and what both leave in the parent run and on the console."""
     try:
         search.run()
-        records = studies.records(search.study, search.protocol.space)
+        records = studies.records(search.study, search.plan.space)
         confirmation: Confirmation | None = None
-        if studies.times_s(records) and search.protocol.tune.confirm_repeats:
-            confirmation = confirm(search.protocol, records, search.family, search.console)
+        if studies.times_s(records) and search.plan.tune.confirm_repeats:
+            confirmation = confirm(search.plan, records, search.family, search.console)
     finally:
         search.console.stop()
-    result = search_report.Result(search.protocol, records, confirmation)
-    search.study.set_user_attr("outcome", result.outcome)
-    search.family.log_result(result.params(), result.metrics(), result.outcome)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            search_report.write(Path(folder), result, search.study)
-            search.family.parent.log_artifacts(Path(folder))
-    except OSError as error:
-        raise recognise(error, batch_size=0) from error
+    result = search_report.Result(search.plan, records, confirmation, search.ended_at)
     say(result.as_text())
+    search.study.set_user_attr("outcome", result.outcome)
+    search.family.log_result(result.params(), result.metrics(), result.outcome, search.ended_at)
+    for write in (search_report.write_tables, search_report.draw):  # a picture that fails takes no table with it
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder), result, search.study)
+                search.family.parent.log_artifacts(Path(folder))
+        except OSError as error:
+            raise recognise(error, batch_size=0) from error
     say(f"tables and pictures (scripts/ui serves them): {search.family.parent.files_url()}")
 
 
@@ -102,9 +104,18 @@ def study_facts(seen: Preflight, space: SearchSpace) -> dict[str, str]:
         if name not in NOT_PART_OF_A_STUDY and name not in searched
     }
     hardware, versions = seen.environment["hardware"], seen.environment["versions"]
-    machine = {name: str(hardware[name]) for name in ("cpu", "gpu", "cpu_threads_used") if name in hardware}
+    named = ("cpu", "cpu_threads_used", "gpu", "cuda", "cudnn")
+    machine = {name: str(hardware[name]) for name in named if name in hardware}
+    machine["device_type"] = seen.config.device.partition(":")[0]
     searches = {f"space.{name}": text for name, text in space.as_texts().items()}
-    return {**settings, "data": seen.data_digest, **searches, **machine, "torch": versions["torch"]}
+    return {
+        **settings,
+        "data": seen.data_digest,
+        **searches,
+        **machine,
+        "torch": versions["torch"],
+        "accelmlf": __version__,
+    }
 
 
 def default_name(seen: Preflight, facts: Mapping[str, str]) -> str:
@@ -113,19 +124,17 @@ def default_name(seen: Preflight, facts: Mapping[str, str]) -> str:
     return f"{seen.config.model}-{seen.config.dataset}-{digest[:8]}"
 
 
-def labels(protocol: Protocol, seen: Preflight, study: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def labels(plan: Plan, seen: Preflight, study: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Parameters and tags of the parent run."""
-    asked = {f.name: as_text(f.name, getattr(protocol.tune, f.name)) for f in fields(TuneConfig)}
+    asked = {f.name: as_text(f.name, getattr(plan.tune, f.name)) for f in fields(TuneConfig)}
     asked |= {
-        name: as_text(name, protocol.space.choices[key])
-        for key, name in SET_BY_SEARCH.items()
-        if key in protocol.space.choices
+        name: as_text(name, plan.space.choices[key]) for key, name in SET_BY_SEARCH.items() if key in plan.space.choices
     }
     asked |= {"study_name": study["name"], "storage": storage.shown(study["storage"])}
     texts = seen.config.as_texts()
     params = asked | {key: texts[key] for key in settable_fields() if key not in SET_BY_SEARCH}
     tags = {f"accelmlf.config.{key}": text for key, text in (texts | asked).items()}
-    space = {f"accelmlf.space.{key}": text for key, text in protocol.space.as_texts().items()}
+    space = {f"accelmlf.space.{key}": text for key, text in plan.space.as_texts().items()}
     skipped = ",".join(technique.label for technique in seen.skipped) or "none"
     others = {
         "accelmlf.sampler": study["sampler"],
@@ -135,9 +144,9 @@ def labels(protocol: Protocol, seen: Preflight, study: Mapping[str, str]) -> tup
     return params, tags | space | others | as_tags(seen.environment)
 
 
-def announce(protocol: Protocol, seen: Preflight, name: str, url: str, kind: str, left_out: list[str]) -> None:
+def announce(plan: Plan, seen: Preflight, name: str, url: str, kind: str, left_out: list[str]) -> None:
     """What is about to be searched, and how."""
-    tune, base, space = protocol.tune, protocol.base, protocol.space
+    tune, base, space = plan.tune, plan.base, plan.space
     many = f"{len(space.grid)} points" + (" and a range of learning rates" if space.learning_rates else "")
     say(f"searching for the fastest time to {base.target_accuracy:g} accuracy: {base.model} on {base.dataset}")
     for key, text in space.as_texts().items():

@@ -184,7 +184,7 @@ def make_space(
         raise ConfigError("batch_sizes", as_text("batch_sizes", batches), rule, "Use 2 or more")
     steps = tune.accumulation_choices or ACCUMULATION_CHOICES
     too_large = [(b, k) for b in dict.fromkeys(batches) for k in steps if b * k > train_images]
-    # A default that does not fit is left out; what was asked for is not.
+    # A default that does not fit is left out. What was asked for is not: both lists, or one with the other's least.
     asked = [
         (b, k)
         for b, k in too_large
@@ -213,7 +213,7 @@ def make_space(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Plan:
     """What every run of a search has in common."""
 
     tune: TuneConfig
@@ -226,7 +226,9 @@ class Protocol:
     def config_of(self, point: Point | None, **settings: Any) -> RunConfig:
         """The run at a point, up to the target; None is the recipe's own setting."""
         searched = {} if point is None else self.space.settings(point)
-        return resolve({**self.given, **searched, "stop_at_target": True, **settings})
+        # The device that was found at first: with `auto`, a GPU that is lost would put a CPU's time into the study.
+        fixed = {"stop_at_target": True, "device": self.base.device}
+        return resolve({**self.given, **searched, **fixed, **settings})
 
 
 def in_words(point: Point) -> str:

@@ -1,6 +1,8 @@
 """What is known of a run before it is started is what the run itself then finds."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from accelmlf.config import RunConfig
 from accelmlf.errors import AccelmlfError, ConfigError, DataError, DeviceError
 from accelmlf.experiment import run_experiment
+from accelmlf.isolation import call, start_server
 from accelmlf.preflight import device_key, look, technique_sets
 from accelmlf.recipes import resolve
 from accelmlf.records import MemoryTracker
@@ -17,6 +20,17 @@ from accelmlf.stack import build_stack
 from accelmlf.techniques import TECHNIQUES
 from tests.data_makers import write_folder
 
+ROOT = Path(__file__).parents[1]
+ASKING = """
+import torch
+from accelmlf.isolation import call, start_server
+from accelmlf.preflight import look
+from accelmlf.recipes import resolve
+if __name__ == "__main__":
+    start_server("vit")
+    call(look, resolve({"model": "vit", "device": "cuda", "train_images": 100}), False)
+    print(torch.cuda.is_initialized())
+"""
 CPU = torch.device("cpu")
 
 
@@ -118,3 +132,14 @@ def test_a_look_leaves_the_device_a_name_that_can_be_part_of_a_file_name() -> No
     seen = look(config_of(), with_technique_sets=False)
     assert seen.device_key == device_key(CPU) == "cpu"
     assert "/" not in seen.device_key
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_looking_at_a_gpu_leaves_it_alone_in_the_process_that_asked() -> None:
+    """What is initialised there would hold memory of the device as long as the search goes on."""
+    start_server("vit")
+    seen = call(look, config_of(device="cuda"), False)
+    assert seen.device_key == str(torch.cuda.get_device_properties(0).uuid)
+    process = [sys.executable, "-c", ASKING]
+    assert subprocess.run(process, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() == ["False"]
