@@ -21,7 +21,7 @@ from accelmlf.tuning import SET_BY_SEARCH, TuneConfig
 MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
 DEFAULT_MODEL = MODEL_ENTRY_POINTS[0]
 SWITCHES = {
-    "dry_run": "Print the resolved settings and what each technique needs; train nothing.",
+    "dry_run": "Print what would be run, and (but for tune) what each technique needs; train nothing.",
     "debug": "Show the traceback of an error.",
 }
 INTERNAL_ERROR = 70
