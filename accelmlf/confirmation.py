@@ -139,7 +139,7 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console:
     arms = [Candidate(point, point == own) for point in best_points(records)]
     arms += [] if any(arm.is_recipe for arm in arms) else [Candidate(own, is_recipe=True)]
     repeats, started_s, num_run = plan.tune.confirm_repeats, time.monotonic(), 0
-    seeds = [plan.base.seed + 1 + block for block in range(repeats)]
+    seeds = [(plan.base.seed + 1 + block) % 2**32 for block in range(repeats)]
     kept = complete_blocks(arms, family)
     missing = sum(seed not in kept for seed in seeds) * len(arms)
     console.say(f"\nconfirmation: {len(arms)} settings x {repeats} fresh seed{'s' * (repeats > 1)}, interleaved")
