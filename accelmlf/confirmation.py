@@ -142,7 +142,11 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console:
     seeds = [(plan.base.seed + 1 + block) % 2**32 for block in range(repeats)]
     kept = complete_blocks(arms, family)
     missing = sum(seed not in kept for seed in seeds) * len(arms)
-    console.say(f"\nconfirmation: {len(arms)} settings x {repeats} fresh seed{'s' * (repeats > 1)}, interleaved")
+    what = f"{len(arms)} setting{'s' * (len(arms) > 1)} x {repeats} fresh seed{'s' * (repeats > 1)}"
+    done = (
+        f", {len(seeds) - missing // len(arms)} of {repeats} blocks done already" if kept else ", interleaved in blocks"
+    )
+    console.say(f"\nconfirmation: {what}{done}")
     for seed, order in zip(seeds, block_orders(range(len(arms)), repeats, plan.base.seed), strict=True):
         block = uuid.uuid4().hex
         for arm in (arms[index] for index in order):

@@ -21,6 +21,7 @@ EXIT_CODES = {
     "StudyError": 8,
     "TrackingError": 8,
     "DiskError": 9,
+    "ProcessKilledError": 70,
 }
 KINDS: list[type[AccelmlfError]] = [AccelmlfError, *AccelmlfError.__subclasses__()]
 TOO_MANY_BYTES = 2**55

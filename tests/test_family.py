@@ -240,10 +240,13 @@ def test_what_mlflow_run_has_logged_is_not_logged_again(
     with MlflowTracker().run() as parent:
         own = Family(parent, KIND, "the-study", study_id)
         own.log_settings({"n_trials": "8", "sampler": "tpe"}, {"accelmlf.config.n_trials": "8"})
-        own.log_result({"best_batch_size": "16", "sampler": "grid"}, {"finished_trials": 8}, "target_not_reached")
+        own.log_result(
+            {"best_batch_size": "16", "sampler": "grid"}, {"finished_trials": 8}, "target_not_reached", "exhausted"
+        )
     run = run_of(store, given.info.run_id)
     assert run.data.params == {"n_trials": "'8'", "sampler": "tpe", "best_batch_size": "16"}
     assert run.data.tags["accelmlf.config.n_trials"] == "8"
+    assert run.data.tags["accelmlf.ended_at"] == "exhausted"
     assert run.data.metrics == {"finished_trials": 8}
     assert state(run) == ("FINISHED", "target_not_reached")
     assert name(run) == "my own name"

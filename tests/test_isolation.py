@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from accelmlf.config import parse_setting
-from accelmlf.errors import AccelmlfError, ConfigError, DivergedError, Interrupted
+from accelmlf.errors import AccelmlfError, ConfigError, DivergedError, Interrupted, ProcessKilledError
 from accelmlf.isolation import TimedRun, call, start_server
 from accelmlf.processes import sole_use
 from accelmlf.recipes import resolve
@@ -104,6 +104,12 @@ def fill_memory(size: int) -> int:
     return len(bytes(size))
 
 
+def kill_without_a_word(_: None) -> None:
+    """As it ends whose handlers are not in place yet, or no longer."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
+
+
 def test_a_call_brings_its_result_back_from_another_process() -> None:
     assert call(parsed_far_away, "3") == parsed_far_away("3") == 3
     processes = {call(os.getpid) for _ in range(2)}
@@ -120,23 +126,31 @@ def test_a_call_raises_what_the_function_raised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "argument", "says"),
+    ("function", "argument", "kind", "says"),
     [
-        (int, "two", "ValueError: invalid literal for int"),
-        (signal.raise_signal, signal.SIGKILL, "it was killed by SIGKILL"),
-        (signal.raise_signal, signal.SIGSEGV, "it was killed by SIGSEGV"),
-        (os._exit, 3, "it ended with code 3"),
-        (sys.exit, 4, "it ended with code 4"),
-        (memoryview, b"cannot be pickled", "cannot pickle"),
+        (int, "two", AccelmlfError, "ValueError: invalid literal for int"),
+        (signal.raise_signal, signal.SIGKILL, ProcessKilledError, "it was killed by SIGKILL"),
+        (signal.raise_signal, signal.SIGTERM, ProcessKilledError, "interrupted by SIGTERM"),
+        (kill_without_a_word, None, ProcessKilledError, "it was killed by SIGTERM"),
+        (signal.raise_signal, signal.SIGSEGV, AccelmlfError, "it died of SIGSEGV"),
+        (signal.raise_signal, signal.SIGABRT, AccelmlfError, "it died of SIGABRT"),
+        (os._exit, 3, AccelmlfError, "it ended with code 3"),
+        (sys.exit, 4, AccelmlfError, "it ended with code 4"),
+        (memoryview, b"cannot be pickled", AccelmlfError, "cannot pickle"),
     ],
 )
 def test_any_other_end_of_a_process_is_one_error_that_says_how(
-    function: Callable[[Any], object], argument: object, says: str, capfd: pytest.CaptureFixture[str]
+    function: Callable[[Any], object],
+    argument: object,
+    kind: type[AccelmlfError],
+    says: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(AccelmlfError) as error:
         call(function, argument)
     assert says in str(error.value)
-    assert (error.value.exit_code, error.value.outcome) == (70, "failed")
+    assert type(error.value) is kind
+    assert (error.value.exit_code, error.value.outcome) == (70, kind.outcome)
     assert multiprocessing.active_children() == []
 
 
@@ -269,12 +283,21 @@ def test_what_ends_a_run_ends_its_train_with_the_same_error(store: mlflow.Mlflow
 def test_a_run_whose_process_is_killed_is_an_error_that_says_so(store: mlflow.MlflowClient) -> None:
     run = timed_run(store, epochs=5000)
     started_s = time.monotonic()
-    with pytest.raises(AccelmlfError, match="it was killed by SIGKILL") as error:
+    with pytest.raises(ProcessKilledError, match="it was killed by SIGKILL") as error:
         run.train(lambda _: process_of_run().kill())
-    assert error.value.outcome == "failed"
+    assert error.value.outcome == "interrupted"
     assert time.monotonic() - started_s < 30
     assert state(store, run.run_id) == ("RUNNING", None)  # nobody was left to close it: that is the family's
     store.set_terminated(run.run_id)
+
+
+def test_a_run_whose_process_alone_is_told_to_end_closes_itself_and_is_the_same_error(
+    store: mlflow.MlflowClient,
+) -> None:
+    run = timed_run(store, epochs=5000)
+    with pytest.raises(ProcessKilledError, match="interrupted by SIGTERM"):
+        run.train(lambda _: process_of_run().terminate())
+    assert state(store, run.run_id) == ("KILLED", "interrupted")
 
 
 def test_a_terminal_s_signal_does_not_reach_the_run(store: mlflow.MlflowClient) -> None:

@@ -3,22 +3,23 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from accelmlf.config import RunConfig
+from accelmlf.config import RunConfig, settable_fields
 from accelmlf.errors import AccelmlfError, ConfigError, DataError, DeviceError
-from accelmlf.experiment import run_experiment
+from accelmlf.experiment import prepare, run_experiment, settle
 from accelmlf.isolation import call, start_server
 from accelmlf.preflight import device_key, look, technique_sets
 from accelmlf.recipes import resolve
 from accelmlf.records import MemoryTracker
-from accelmlf.stack import build_stack
 from accelmlf.techniques import TECHNIQUES
 from tests.data_makers import write_folder
+from tests.makers import make_config, make_splits
 
 ROOT = Path(__file__).parents[1]
 ASKING = """
@@ -32,43 +33,65 @@ if __name__ == "__main__":
     print(torch.cuda.is_initialized())
 """
 CPU = torch.device("cpu")
+PIPELINES = settable_fields()["pipeline"].metadata["choices"]
 
 
 def config_of(**settings: Any) -> RunConfig:
     return resolve({"model": "vit", "device": "cpu", "train_images": 100, "epochs": 1, **settings})
 
 
+def made_ready(techniques: str, pipeline: str) -> str:
+    """All of a run of the tiny network up to its first step; the techniques as they were understood."""
+    config = replace(make_config(pipeline=pipeline), techniques=techniques, techniques_given=True)
+    settled, stack, skipped = settle(config)
+    assert skipped == []
+    with stack.process_context():
+        prepare(settled, make_splits(), stack, "random")
+    return settled.techniques
+
+
 def words_of(labels: str) -> set[str]:
     return {label.partition(":")[0] for label in labels.split(",")} - {"none"}
 
 
-def test_every_set_of_techniques_can_be_run_and_no_other_set_can() -> None:
-    found = technique_sets(CPU)
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_set_of_techniques_can_be_run_and_no_other_set_can(pipeline: str) -> None:
+    found = technique_sets(CPU, pipeline)
     assert "none" in found
     assert len(set(found)) == len(found)
     for labels in found:
-        stack, skipped = build_stack(labels, CPU, from_preset=False)
-        assert (stack.label, skipped) == (labels, [])
+        assert made_ready(labels, pipeline) == labels
     # The control: what was left out is refused, each set by the rule that it breaks.
     refused = 0
     left = [set(words) for size in range(1, 4) for words in itertools.combinations(TECHNIQUES, size)]
     for words in (words for words in left if words not in [words_of(labels) for labels in found]):
         with pytest.raises((ConfigError, DeviceError)):
-            build_stack(",".join(sorted(words)), CPU, from_preset=False)
+            made_ready(",".join(sorted(words)), pipeline)
         refused += 1
     assert refused > 0
 
 
-def test_no_set_holds_a_technique_beside_one_that_replaces_it() -> None:
-    sets = [words_of(labels) for labels in technique_sets(CPU)]
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_no_set_holds_a_technique_beside_one_that_replaces_it(pipeline: str) -> None:
+    sets = [words_of(labels) for labels in technique_sets(CPU, pipeline)]
     for word, kind in TECHNIQUES.items():
         assert not [words for words in sets if word in words and words & set(kind.replaces)], word
-    replacing = {word for word, kind in TECHNIQUES.items() if kind.replaces}
-    assert replacing & set().union(*sets)  # the control: there is one on this device, on its own
+    replaced = {word for kind in TECHNIQUES.values() for word in kind.replaces}
+    assert replaced & set().union(*sets)  # the control: there is one on this device, on its own
 
 
-def test_the_sets_of_a_cpu_have_nothing_that_needs_cuda() -> None:
-    words = set().union(*(words_of(labels) for labels in technique_sets(CPU)))
+def test_only_a_set_that_is_held_can_be_resident() -> None:
+    in_memory, streamed = ({words for labels in technique_sets(CPU, name) for words in words_of(labels)}
+                           for name in ("memory", "stream"))  # fmt: skip
+    assert in_memory - streamed == {word for word, kind in TECHNIQUES.items() if kind.pipelines == ("memory",)}
+    assert "resident" in in_memory
+    assert streamed < in_memory
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_sets_of_a_cpu_have_nothing_that_needs_cuda(pipeline: str) -> None:
+    words = set().union(*(words_of(labels) for labels in technique_sets(CPU, pipeline)))
     assert not words & {word for word, kind in TECHNIQUES.items() if kind.needs == "CUDA"}
     assert "channels_last" in words
 

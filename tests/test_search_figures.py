@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from accelmlf.confirmation import Arm, Confirmation
+from accelmlf.confirmation import Candidate, Confirmation, Repeat
 from accelmlf.search_figures import FAILED, MISSED, PRUNED, draw_confirmation, draw_time_to_accuracy
 from accelmlf.study import TrialRecord
 from accelmlf.tuning import Point, SearchSpace
@@ -173,11 +173,12 @@ OWN: Point = {"batch_size": 32, "accumulation_steps": 1}
 FAST: Point = {"batch_size": 64, "accumulation_steps": 1}
 
 
-def arm(point: Point, *times_s: float | None) -> Arm:
-    return Arm(point, point == OWN, dict(enumerate(times_s, start=1)), {})
+def arm(point: Point, *times_s: float | None) -> Candidate:
+    repeats = {seed: Repeat(time_s=seconds) for seed, seconds in enumerate(times_s, start=1)}
+    return Candidate(point, point == OWN, repeats)
 
 
-def bars(path: Path, *arms: Arm) -> npt.NDArray[np.uint8]:
+def bars(path: Path, *arms: Candidate) -> npt.NDArray[np.uint8]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_confirmation(Confirmation(list(arms)), 0.9, path)
@@ -196,7 +197,7 @@ def bars(path: Path, *arms: Arm) -> npt.NDArray[np.uint8]:
     ],
     ids=["the recipe alone", "two", "one seed", "a miss of the recipe", "misses", "nothing but misses"],
 )
-def test_a_confirmation_is_drawn_whatever_came_of_it(tmp_path: Path, arms: list[Arm]) -> None:
+def test_a_confirmation_is_drawn_whatever_came_of_it(tmp_path: Path, arms: list[Candidate]) -> None:
     height, width, _ = bars(tmp_path / "confirmation.png", *arms).shape
     assert width > 900 and height > 100
 

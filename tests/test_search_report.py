@@ -13,22 +13,22 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from accelmlf.config import RunConfig, parse_setting
-from accelmlf.confirmation import Arm, Confirmation
+from accelmlf.confirmation import Candidate, Confirmation, Repeat
 from accelmlf.recipes import resolve
-from accelmlf.search_report import Result, confirmation_table, trial_table, verdict, write
+from accelmlf.search_report import Result, confirmation_table, draw, trial_table, verdict, write_tables
 from accelmlf.study import TARGET, TrialRecord, distributions, open_study, records
-from accelmlf.tuning import Point, Protocol, SearchSpace, TuneConfig, make_space
+from accelmlf.tuning import Plan, Point, SearchSpace, TuneConfig, make_space
 
 OWN: Point = {"batch_size": 32, "accumulation_steps": 1}
 FAST: Point = {"batch_size": 64, "accumulation_steps": 1}
 SLOW: Point = {"batch_size": 16, "accumulation_steps": 4}
 
 
-def protocol(tune: TuneConfig | None = None, sets: Sequence[str] = (), **given: Any) -> Protocol:
+def plan(tune: TuneConfig | None = None, sets: Sequence[str] = (), **given: Any) -> Plan:
     given = {"save_model": False, "model": "resnet50", **given}
     tune, base = tune or TuneConfig(), resolve(given)
     space, _ = make_space(tune, base, 1_078, sets, has_batch_norm=True)
-    return Protocol(tune=tune, given=given, base=base, space=space, device_key="cpu")
+    return Plan(tune=tune, given=given, base=base, space=space, device_key="cpu")
 
 
 def trial(number: int, point: Point | None, outcome: str, seconds: float | None = None, **figures: Any) -> TrialRecord:
@@ -50,12 +50,18 @@ MISSED = [
 ]
 
 
-def arm(point: Point, *times_s: float | None, is_recipe: bool = False) -> Arm:
-    times = dict(enumerate(times_s, start=1))
-    return Arm(point, is_recipe, times, {seed: 0.9 for seed, seconds in times.items() if seconds is not None})
+def arm(point: Point, *times_s: float | None, is_recipe: bool = False) -> Candidate:
+    """Its repeats; on the wall each took a second more, half of it to warm up."""
+    repeats = {
+        seed: Repeat()
+        if seconds is None
+        else Repeat(time_s=seconds, wall_s=seconds + 1, warmup_s=0.5, test_accuracy=0.9)
+        for seed, seconds in enumerate(times_s, start=1)
+    }
+    return Candidate(point, is_recipe, repeats)
 
 
-def own(*times_s: float | None) -> Arm:
+def own(*times_s: float | None) -> Candidate:
     return arm(OWN, *times_s, is_recipe=True)
 
 
@@ -94,7 +100,7 @@ def own(*times_s: float | None) -> Arm:
     ],
     ids=["faster", "too noisy", "the recipe", "the recipe alone", "one seed", "a miss of the recipe", "misses of both"],
 )
-def test_the_verdict_says_no_more_than_was_measured(arms: list[Arm], sentence: str) -> None:
+def test_the_verdict_says_no_more_than_was_measured(arms: list[Candidate], sentence: str) -> None:
     assert verdict(Confirmation(arms)) == sentence
 
 
@@ -107,7 +113,7 @@ def test_the_verdict_says_no_more_than_was_measured(arms: list[Arm], sentence: s
         [own(10.0, 10.3, 10.2), arm(FAST, 15.0, 15.1, 15.2)],
     ],
 )
-def test_only_an_interval_above_one_makes_a_winner_faster(arms: list[Arm]) -> None:
+def test_only_an_interval_above_one_makes_a_winner_faster(arms: list[Candidate]) -> None:
     clear = verdict(Confirmation([arm(FAST, 5.0, 5.1, 5.2), own(10.0, 10.3, 10.2)]))
     assert ", faster than the recipe" in clear
     assert ", faster than the recipe" not in verdict(Confirmation(arms))
@@ -151,7 +157,7 @@ def test_the_table_of_the_confirmation_shows_every_seed_and_no_ratio_with_a_miss
 
 
 def test_without_a_time_there_is_no_winner_and_the_nearest_is_named() -> None:
-    result = Result(protocol(), MISSED, None)
+    result = Result(plan(), MISSED, None, "n_trials")
     assert result.outcome == "target_not_reached"
     assert (result.winner, result.best, result.settings(), result.params()) == (None, None, {}, {})
     assert "no trial reached the target of 0.9; the nearest was trial 1 (batch 64 x 1) with 0.8750" in result.as_text()
@@ -162,29 +168,29 @@ def test_without_a_time_there_is_no_winner_and_the_nearest_is_named() -> None:
 
 
 def test_where_nothing_was_finished_nothing_was_near() -> None:
-    result = Result(protocol(), [trial(0, OWN, "out_of_memory", error="no room")], None)
+    result = Result(plan(), [trial(0, OWN, "out_of_memory", error="no room")], None, "timeout")
     assert "none was finished" in result.as_text()
     assert "best_accuracy" not in result.metrics()
-    assert result.outcome == "target_not_reached"
+    assert result.outcome == "interrupted"
 
 
 def test_a_miss_is_not_the_best_however_short_it_was() -> None:
     short = trial(7, SLOW, "target_not_reached", best_accuracy=0.89, epochs=1, train_s=0.1)
-    result = Result(protocol(), [short, *REACHED], None)
+    result = Result(plan(), [short, *REACHED], None, "n_trials")
     assert result.best is not None and result.best.number == 1
 
 
 def test_without_a_confirmation_that_is_said() -> None:
-    result = Result(protocol(), REACHED, None)
+    result = Result(plan(), REACHED, None, "n_trials")
     assert result.winner == FAST
     assert "not confirmed" in result.as_text()
     assert "pruning saved at most 90 s" in result.as_text()
-    assert "pruning" not in Result(protocol(), REACHED[:2], None).as_text()
+    assert "pruning" not in Result(plan(), REACHED[:2], None, "n_trials").as_text()
 
 
 def test_the_winner_is_the_best_confirmed_not_the_luckiest_of_the_search() -> None:
     confirmation = Confirmation([arm(SLOW, 20.0, 21.0), own(30.0, 30.0), arm(FAST, 40.0, 41.0)])
-    result = Result(protocol(), REACHED, confirmation)
+    result = Result(plan(), REACHED, confirmation, "n_trials")
     assert result.best is not None and result.best.point == FAST
     assert result.winner == SLOW
     assert result.params() == {
@@ -210,8 +216,8 @@ def test_the_winner_is_the_best_confirmed_not_the_luckiest_of_the_search() -> No
     ],
     ids=["one seed", "a miss", "the recipe wins"],
 )
-def test_what_there_is_not_is_absent_from_the_metrics(arms: list[Arm], absent: set[str]) -> None:
-    figures = Result(protocol(), REACHED, Confirmation(arms)).metrics()
+def test_what_there_is_not_is_absent_from_the_metrics(arms: list[Candidate], absent: set[str]) -> None:
+    figures = Result(plan(), REACHED, Confirmation(arms), "n_trials").metrics()
     assert not absent & figures.keys()
     assert all(isinstance(value, (int, float)) for value in figures.values())
 
@@ -257,14 +263,14 @@ def test_the_command_line_is_the_winner(
     tune, sets = space
     if sets and "techniques" in given:
         pytest.skip("refused: the techniques are searched")
-    own_protocol = protocol(tune, sets, **given)
-    for grid_point in own_protocol.space.grid[::4]:
+    own_plan = plan(tune, sets, **given)
+    for grid_point in own_plan.space.grid[::4]:
         point = {**grid_point, "learning_rate": 0.00123} if tune.search_learning_rate else grid_point
         confirmation = Confirmation([arm(point, 5.0, 5.1), own(10.0, 10.1)]) if confirmed else None
-        result = Result(own_protocol, [trial(0, point, "completed", 5.0, epochs=1)], confirmation)
-        meant = own_protocol.config_of(point, save_model=True)
+        result = Result(own_plan, [trial(0, point, "completed", 5.0, epochs=1)], confirmation, "n_trials")
+        meant = own_plan.config_of(point, save_model=True)
         assert typed(last_line(result)) == meant
-        assert own_protocol.space.point_of(meant) == point
+        assert own_plan.space.point_of(meant) == point
         assert meant.stop_at_target
 
 
@@ -275,15 +281,15 @@ def test_where_the_recipe_wins_the_command_line_is_the_recipe(
     tune, sets = space
     if sets and "techniques" in given:
         pytest.skip("refused: the techniques are searched")
-    own_protocol = protocol(tune, sets, **given)
-    point = own_protocol.space.point_of(own_protocol.base)
+    own_plan = plan(tune, sets, **given)
+    point = own_plan.space.point_of(own_plan.base)
     confirmation = Confirmation([arm(point, 5.0, 5.1, is_recipe=True), arm(FAST, 10.0, 10.1)])
-    result = Result(own_protocol, [trial(0, point, "completed", 5.0, epochs=1)], confirmation)
-    assert typed(last_line(result)) == own_protocol.config_of(None, save_model=True)
+    result = Result(own_plan, [trial(0, point, "completed", 5.0, epochs=1)], confirmation, "n_trials")
+    assert typed(last_line(result)) == own_plan.config_of(None, save_model=True)
 
 
 def test_a_command_line_with_another_value_would_be_another_run() -> None:
-    result = Result(protocol(), REACHED, None)
+    result = Result(plan(), REACHED, None, "n_trials")
     line = last_line(result)
     assert typed(line.replace("batch_size=64", "batch_size=63")) != typed(line)
 
@@ -322,10 +328,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a search with a confirmation leaves."""
     made, database = tmp_path_factory.mktemp("artifacts"), tmp_path_factory.mktemp("database")
-    own_protocol = protocol()
-    study = study_of(REACHED, own_protocol.space, database)
+    own_plan = plan()
+    study = study_of(REACHED, own_plan.space, database)
     confirmation = Confirmation([arm(FAST, 5.0, 5.1), arm(SLOW, 7.0, None), own(10.0, 10.2)])
-    write(made, Result(own_protocol, records(study, own_protocol.space), confirmation), study)
+    result = Result(own_plan, records(study, own_plan.space), confirmation, "n_trials")
+    write_tables(made, result, study)
+    draw(made, result, study)
     return made
 
 
@@ -362,7 +370,10 @@ def test_the_table_of_the_confirmation_holds_every_seed(folder: Path) -> None:
         ("batch 32 x 1", "2", "10.2"),
     ]
     assert [row["is_recipe"] for row in rows] == ["False"] * 4 + ["True"] * 2
+    assert [row["time_to_accuracy_wall_s"] for row in rows] == ["6.0", "6.1", "8.0", "", "11.0", "11.2"]
+    assert [row["warmup_s"] for row in rows] == ["0.5", "0.5", "0.5", "", "0.5", "0.5"]
     assert rows[3]["test_accuracy"] == ""
+    assert {row["failure"] for row in rows} == {""}
 
 
 def test_the_json_says_what_the_study_is_about_and_who_won(folder: Path) -> None:
@@ -371,6 +382,7 @@ def test_the_json_says_what_the_study_is_about_and_who_won(folder: Path) -> None
     won = {name: parse_setting(name, text) for name, text in content["winner"].items()}
     assert {name: won[name] for name in FAST} == FAST
     assert content["metrics"]["finished_trials"] == 4
+    assert content["ended_at"] == "n_trials"
 
 
 def test_the_summary_is_the_text_of_the_console(folder: Path) -> None:
@@ -383,11 +395,13 @@ def test_the_summary_is_the_text_of_the_console(folder: Path) -> None:
 def test_a_search_that_found_nothing_leaves_its_table_and_its_map(
     tmp_path: Path, found: list[TrialRecord], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own_protocol = protocol()
-    study = study_of(found, own_protocol.space, tmp_path)
+    own_plan = plan()
+    study = study_of(found, own_plan.space, tmp_path)
     made = tmp_path / "artifacts"
     made.mkdir()
-    write(made, Result(own_protocol, records(study, own_protocol.space), None), study)
+    result = Result(own_plan, records(study, own_plan.space), None, "n_trials")
+    write_tables(made, result, study)
+    draw(made, result, study)
     names = {path.name for path in made.iterdir()}
     assert names >= {"trials.csv", "search.json", "summary.txt", "time_to_accuracy.png"}
     assert not {"confirmation.csv", "confirmation.png"} & names
@@ -397,11 +411,13 @@ def test_a_search_that_found_nothing_leaves_its_table_and_its_map(
 
 
 def test_techniques_and_learning_rates_have_columns_of_their_own(tmp_path: Path) -> None:
-    own_protocol = protocol(TuneConfig(search_learning_rate=True), ("none", "amp:bf16"))
+    own_plan = plan(TuneConfig(search_learning_rate=True), ("none", "amp:bf16"))
     point: Point = {**FAST, "amp:bf16": True, "learning_rate": 0.00123}
-    study = study_of([], own_protocol.space, tmp_path)
+    study = study_of([], own_plan.space, tmp_path)
     found = [trial(0, point, "completed", 5.0, epochs=1), trial(1, None, "killed")]
-    write(tmp_path, Result(own_protocol, found, None), study)
+    result = Result(own_plan, found, None, "n_trials")
+    write_tables(tmp_path, result, study)
+    draw(tmp_path, result, study)
     rows = rows_of(tmp_path / "trials.csv")
     assert {name: rows[0][name] for name in point} == {name: str(value) for name, value in point.items()}
     assert {rows[1][name] for name in point} == {""}

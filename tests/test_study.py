@@ -466,7 +466,7 @@ def test_a_trial_of_another_machine_counts_as_killed_by_its_heartbeat_only(url: 
 
     def objective(trial: optuna.Trial) -> float:
         studies.suggest(trial, SPACE)
-        trial.set_user_attr("owner", [trial.number, f"other-{identity()}"])
+        trial.set_user_attr("owner", f"other-{identity()}")
         found.append(mended(study))
         with database(url) as connection:
             connection.execute("update trial_heartbeats set heartbeat = datetime('now', '-1 hour')")

@@ -30,7 +30,7 @@ FIELDS = settable_fields(TuneConfig)
 LISTS = [name for name, field in FIELDS.items() if field.type == tuple[int, ...] | None]
 WHOLE = [name for name, field in FIELDS.items() if field.type is int]
 BOOLEANS = [name for name, field in FIELDS.items() if field.type is bool]
-CPU_SETS = technique_sets(torch.device("cpu"))
+CPU_SETS = technique_sets(torch.device("cpu"), "memory")
 THREE_SETS = ("none", "amp:bf16", "channels_last", "amp:bf16,channels_last")
 DIGITS = 1_078
 """Training pictures of the embedded data set."""
