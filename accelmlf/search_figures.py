@@ -127,16 +127,19 @@ def draw_optuna_plots(folder: Path, study: optuna.Study) -> None:
     # The value of a trial that missed is how long it took, which these two would show as its time to the target.
     reached = optuna.create_study(direction="minimize")
     reached.add_trials(reached_target(study))
+    history = f"{seconds}; grey: how long a miss took"
     drawings: dict[str, Callable[[], Any]] = {
-        "optimization_history": lambda: plots.plot_optimization_history(study, target_name=seconds),
+        "optimization_history": lambda: plots.plot_optimization_history(study, target_name=history),
+        "timeline": lambda: plots.plot_timeline(study),
         "param_importances": lambda: plots.plot_param_importances(reached, target=value, target_name=seconds),
         "contour": lambda: plots.plot_contour(reached, params=pair, target_name=seconds),
-        "timeline": lambda: plots.plot_timeline(study),
     }
     for name, plot in drawings.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental; and "too few trials", which is said below
+        with warnings.catch_warnings(), mpl.rc_context():  # Optuna changes the style of every picture that follows
+            warnings.simplefilter("ignore")  # experimental
             try:
+                if name in ("param_importances", "contour") and len(reached.trials) < 2:
+                    raise ValueError("less than two trials reached the target")
                 plot()
                 plt.gcf().savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
             except Exception as error:  # experimental code, in a search that has ended well

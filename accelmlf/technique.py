@@ -19,8 +19,9 @@ class Technique:
     needs: ClassVar[str] = ""
     """What the device must have, for the help; `missing` decides."""
     replaces: ClassVar[tuple[str, ...]] = ()
-    pipelines: ClassVar[tuple[str, ...]] = ("memory", "stream")
     """Techniques that have nothing left to do beside this one."""
+    pipelines: ClassVar[tuple[str, ...]] = ("memory", "stream")
+    """Those it can be used with."""
 
     def __init__(self, word: str, option: str | None, device: torch.device) -> None:
         self.word, self.option, self.device = word, self.parse(word, option, device), device
