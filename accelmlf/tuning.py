@@ -43,7 +43,7 @@ class TuneConfig:
     """Comma list of accumulation steps to search."""
     n_trials: int = setting(20, at_least=1, at_most=100_000)
     """Finished trials in all, over every worker and restart of the study; failed ones do not count."""
-    timeout_s: float | None = setting(None, above=0, at_most=1e9, default_text="none")
+    timeout_s: float | None = setting(None, above=0, at_most=10**9, default_text="none")
     """Seconds after which the search ends, a trial under way after its epoch; the confirmation comes on top."""
     sampler: str = setting("auto", choices=("auto", "tpe", "grid", "random"))
     """auto: grid where n_trials covers every point, else tpe. None of them runs a point twice."""

@@ -380,7 +380,8 @@ def test_a_search_ends_with_a_confirmed_winner_and_every_artifact_on_its_run(who
     assert search.data.metrics["failed_trials"] == 0
     assert search.data.metrics["confirmed_reached"] == 2
     facts = json.loads(artifacts["search.json"].read_text())
-    assert facts["outcome"] == "completed"
+    assert (facts["outcome"], facts["ended_at"]) == ("completed", "n_trials")
+    assert search.data.tags["accelmlf.ended_at"] == "n_trials"
     assert artifacts["summary.txt"].read_text().strip() in whole.ended.out
 
 
@@ -426,7 +427,26 @@ def test_the_confirmation_gives_every_arm_the_same_fresh_seeds_in_blocks(whole: 
     assert len({(run.data.tags["accelmlf.point"], s) for run, s in zip(confirmations, seeds, strict=True)}) == len(
         seeds
     )
+    blocks = [run.data.tags["accelmlf.block"] for run in confirmations]
+    assert len(set(blocks)) == 2
+    assert len(set(zip(blocks, seeds, strict=True))) == 2
     assert {run.data.tags["accelmlf.config.seed"] for run in whole.place.runs("trial")} == {"0"}
+
+
+@pytest.mark.slow
+def test_the_table_of_the_confirmation_is_what_its_runs_have_logged(whole: Whole) -> None:
+    logged = {(run.data.tags["accelmlf.point"], run.data.tags["accelmlf.config.seed"]): run.data.metrics
+              for run in whole.place.runs("confirmation")}  # fmt: skip
+    with whole.place.artifacts(whole.search)["confirmation.csv"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(logged)
+    names = {name: name for name in ("time_to_accuracy_s", "time_to_accuracy_wall_s", "warmup_s")}
+    for row in rows:
+        metrics = logged[row["setting"], row["seed"]]
+        for column, name in (names | {"test_accuracy": "final_accuracy"}).items():
+            assert float(row[column]) == pytest.approx(metrics[name], rel=1e-12)
+        assert float(row["time_to_accuracy_wall_s"]) > float(row["time_to_accuracy_s"])
+        assert row["failure"] == ""
 
 
 @pytest.mark.slow
@@ -672,7 +692,8 @@ def test_a_budget_that_ends_in_the_middle_of_a_trial_ends_the_search_and_not_the
     assert (trial.state, trial.user_attrs["outcome"]) == (TrialState.FAIL, "interrupted")
     assert "timeout_s" in trial.user_attrs["error"]
     (parent,) = parents(store, experiment)
-    assert parent.info.status == "FINISHED"
+    assert (parent.info.status, parent.data.tags["accelmlf.outcome"]) == ("KILLED", "interrupted")
+    assert parent.data.tags["accelmlf.ended_at"] == "timeout"
     assert parent.data.metrics["finished_trials"] == 0
     (child,) = [run for run in store.search_runs([experiment]) if PARENT in run.data.tags]
     assert (child.info.status, child.data.tags["accelmlf.outcome"]) == ("KILLED", "interrupted")
@@ -682,15 +703,16 @@ def test_a_budget_that_ends_in_the_middle_of_a_trial_ends_the_search_and_not_the
     assert [trial.params["batch_size"] for trial in study_here().trials] == [16, 16]
 
 
-def test_a_trial_whose_process_is_killed_has_failed_and_a_small_grid_is_run_to_its_end(
-    cli: Cli, store: mlflow.MlflowClient, experiment: str, tmp_path: Path
+@pytest.mark.parametrize("end", [psutil.Process.kill, psutil.Process.terminate], ids=["SIGKILL", "SIGTERM"])
+def test_a_trial_whose_process_alone_is_killed_is_tried_once_more_and_a_small_grid_is_run_to_its_end(
+    cli: Cli, store: mlflow.MlflowClient, experiment: str, tmp_path: Path, end: Callable[[psutil.Process], None]
 ) -> None:
     def kill_the_first_trial() -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if is_training(tmp_path, 0):
                 (worker,) = multiprocessing.active_children()
-                worker.kill()
+                end(psutil.Process(worker.pid))
                 return
             time.sleep(0.05)
 
@@ -700,16 +722,21 @@ def test_a_trial_whose_process_is_killed_has_failed_and_a_small_grid_is_run_to_i
     ended = cli(QUICK | settings)
     killer.join()
     assert ended.code == 0, ended.err
-    assert "it was killed by SIGKILL" in ended.out
-    assert "every point of the space was run: 1 trial" in ended.out
-    killed, other = study_here().trials
-    assert (killed.state, killed.user_attrs["outcome"]) == (TrialState.FAIL, "failed")
-    assert other.state == TrialState.COMPLETE
+    assert ("killed by SIGKILL" in ended.out, "interrupted by SIGTERM" in ended.out) in ((True, False), (False, True))
+    assert "every point of the space was run: 2 trials" in ended.out
+    killed, again, other = study_here().trials
+    assert killed.state == TrialState.FAIL and "outcome" not in killed.user_attrs
+    assert (again.params, again.system_attrs["retry_history"]) == (killed.params, [0])
+    assert again.user_attrs["run_id"] != killed.user_attrs["run_id"] and "error" not in again.user_attrs
+    assert again.state == other.state == TrialState.COMPLETE and other.params != killed.params
     children = store.search_runs([experiment], "tags.`accelmlf.kind` = 'trial'")
     runs = {run.data.tags["accelmlf.trial"]: run for run in children}
-    assert (runs["0"].info.status, runs["0"].data.tags["accelmlf.outcome"]) == ("FAILED", "failed")
-    assert (runs["0"].info.run_name or "").endswith("(failed)")
-    assert runs["1"].info.status == "FINISHED"
+    assert (runs["0"].info.status, runs["0"].data.tags["accelmlf.outcome"]) == ("KILLED", "interrupted")
+    assert (runs["0"].info.run_name or "").endswith("(interrupted)")
+    assert runs["1"].info.status == runs["2"].info.status == "FINISHED"
+    (parent,) = parents(store, experiment)
+    assert parent.data.tags["accelmlf.ended_at"] == "exhausted"
+    assert parent.data.metrics["finished_trials"] == 2
 
 
 def test_n_trials_counts_what_every_worker_has_finished(cli: Cli) -> None:
