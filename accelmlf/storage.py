@@ -11,7 +11,7 @@ from optuna.exceptions import ExperimentalWarning, OptunaError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from accelmlf.errors import AccelmlfError, ConfigError, StudyError
+from accelmlf.errors import AccelmlfError, ConfigError, StudyError, redact
 from accelmlf.processes import locked
 from accelmlf.tuning import DEFAULT_STORAGE
 
@@ -45,7 +45,7 @@ def shown(url: str) -> str:
     text = parsed.render_as_string(hide_password=True)
     for secret in _secrets(parsed):
         text = text.replace(secret, "***")
-    return text
+    return text if parsed.get_backend_name() == "sqlite" else redact(text)  # a name of a file may hold an @
 
 
 def _secrets(url: URL) -> list[str]:

@@ -47,10 +47,11 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     facts = study_facts(seen, space)
     name = tune.study_name or default_name(seen, facts)
     kind = sampling.choose(tune.sampler, space, tune.n_trials)
-    announce(plan, seen, name, url, kind, left_out)
     if dry_run:
+        announce(plan, seen, name, url, kind, left_out)
         return
     with sole_use(seen.device_key, SEARCH), MlflowTracker().run() as parent, storage.storage_errors(url):
+        announce(plan, seen, name, url, kind, left_out)
         claim(parent, SEARCH)
         study = studies.open_study(url, name, facts)
         study.sampler = sampling.UnseenPoints(space, kind, space.point_of(seen.config), seen.config.seed)
