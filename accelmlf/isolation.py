@@ -105,7 +105,9 @@ class Talk:
         except (EOFError, OSError):
             raise self.death() from None
         if isinstance(message, Interrupted):  # somebody's signal to that process alone
-            raise ProcessKilledError("process", self.worker.pid, str(message), "Start the same again")
+            raise ProcessKilledError(
+                "process", self.worker.pid, str(message), "A search tries it once more; else start it again"
+            )
         if isinstance(message, BaseException):
             raise message
         return message
@@ -119,7 +121,9 @@ class Talk:
             return MemoryExhaustedError("process", self.worker.pid, "the system killed it for memory", remedy)
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             rule = f"it was killed by {signal.Signals(-code).name}"
-            return ProcessKilledError("process", self.worker.pid, rule, "Start the same again")
+            return ProcessKilledError(
+                "process", self.worker.pid, rule, "A search tries it once more; else start it again"
+            )
         how = f"it died of {signal.Signals(-code).name}" if code and code < 0 else f"it ended with code {code}"
         return AccelmlfError("process", self.worker.pid, how, "Run it alone, with debug=true, to see why")
 

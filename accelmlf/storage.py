@@ -73,7 +73,10 @@ def sqlite_lock(url: str) -> AbstractContextManager[None]:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return nullcontext()
-    return locked(Path(f"{parsed.database}.lock"))
+    file = Path(f"{parsed.database}.lock")
+    if not file.parent.is_dir():
+        raise StudyError("storage", shown(url), f"there is no folder {file.parent}", "Make it, or give another storage")
+    return locked(file)
 
 
 @contextmanager
