@@ -147,6 +147,8 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console:
         f", {len(seeds) - missing // len(arms)} of {repeats} blocks done already" if kept else ", interleaved in blocks"
     )
     console.say(f"\nconfirmation: {what}{done}")
+    if missing and any(family.children(CONFIRMATION)):
+        console.say("earlier confirming runs that were cut short, or had other settings beside them, are not used")
     for seed, order in zip(seeds, block_orders(range(len(arms)), repeats, plan.base.seed), strict=True):
         block = uuid.uuid4().hex
         for arm in (arms[index] for index in order):

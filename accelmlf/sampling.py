@@ -11,7 +11,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from accelmlf.study import distributions, seen_points
+from accelmlf.study import distributions, interrupted_points, seen_points
 from accelmlf.tuning import Point, SearchSpace
 
 STARTUP_TRIALS = 6
@@ -20,7 +20,7 @@ TPE_TRIES = 32
 
 
 class UnseenPoints(BaseSampler):
-    """Proposes only points that no trial of the study has had, the recipe's own first.
+    """Proposes only points that no trial of the study has had, the recipe's own first, then what was interrupted.
 
     Optuna's samplers revisit points of a small grid, and the same seed repeats the same trials after a restart. Here
     chance depends on the seed and on the number of the trial, so a study goes on with new points however often it is
@@ -39,6 +39,8 @@ class UnseenPoints(BaseSampler):
         seen = seen_points(study, self.space, before=trial.number)
         if self.first in self.space and self.first not in seen:
             return dict(self.first)
+        if cut_short := [point for point in interrupted_points(study, self.space) if point not in seen]:
+            return dict(cut_short[0])
         if self.kind == "grid":
             return dict((self.space.unseen(seen) or self.space.grid)[0])  # none: another worker has taken the last
         chance = random.Random(f"{self.seed}/{trial.number}")

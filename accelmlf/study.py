@@ -174,6 +174,13 @@ def seen_points(study: optuna.Study, space: SearchSpace, before: int | None = No
     return [point for point in points if point is not None]
 
 
+def interrupted_points(study: optuna.Study, space: SearchSpace) -> list[Point]:
+    """Points of trials that were told to end, or whose budget did."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    points = [point_of(trial, space) for trial in trials if trial.user_attrs.get("outcome") == "interrupted"]
+    return [point for point in points if point is not None]
+
+
 def _retried_numbers(trials: list[FrozenTrial]) -> set[int]:
     """The trials that have a second try."""
     return {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}

@@ -1,6 +1,7 @@
 """What is written for people names what the tables have."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from accelmlf.tuning import TuneConfig
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,28 @@ def test_every_link_to_a_file_of_the_project_leads_somewhere() -> None:
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def pieces(text: str) -> list[str]:
+    """Paragraphs, blocks of code and entries of lists, and the rows of tables, without the lines that rule these."""
+    found = []
+    for block in re.split(r"\n\s*\n", text):
+        parts = re.split(r"\n(?=\||- |\* |\d+\. )", block.strip())
+        found += [" ".join(part.split()) for part in parts if not re.fullmatch(r"[|:\-\s]*", part)]
+    return found
+
+
+def repeated(text: str) -> list[str]:
+    """What is there twice. The head of a table may be."""
+    heads = {" ".join(head.split()) for head in re.findall(r"(\|.*\|)\n\|[-:| ]+\|", text)}
+    return [piece for piece, times in Counter(pieces(text)).items() if times > 1 and piece not in heads]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_text_has_a_placeholder_or_says_anything_twice(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert "@@" not in text
+    assert repeated(text) == []
+    assert len(pieces(text)) > 3
+    for piece in (pieces(text)[1], "| a | row |", "- an entry"):  # the control: each kind would be found
+        assert repeated(f"{text}\n\n{piece}\n\nbetween\n\n{piece}\n") == [piece]
