@@ -4,16 +4,19 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import click
 
 from accelmlf import PROCESS_STARTED_S, signals
 from accelmlf.config import RunConfig, field_help, parse_bool, parse_setting, settable_fields, suggest
+from accelmlf.designs import SET_BY_ABLATION, AblateConfig
 from accelmlf.environment import pick_device
 from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, one_line, redact
 from accelmlf.experiment import run_experiment, settle
 from accelmlf.recipes import resolve
+from accelmlf.reporting import ReportConfig
 from accelmlf.techniques import TECHNIQUES
 from accelmlf.tracking import MlflowTracker, close_inherited_run
 from accelmlf.tuning import SET_BY_SEARCH, TuneConfig
@@ -21,7 +24,7 @@ from accelmlf.tuning import SET_BY_SEARCH, TuneConfig
 MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
 DEFAULT_MODEL = MODEL_ENTRY_POINTS[0]
 SWITCHES = {
-    "dry_run": "Print what would be run, and (but for tune) what each technique needs; train nothing.",
+    "dry_run": "Print what would be run, and (of a single run) what each technique needs; train nothing.",
     "debug": "Show the traceback of an error.",
 }
 INTERNAL_ERROR = 70
@@ -44,17 +47,17 @@ def exit_code(given: list[str]) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except (Interrupted, AccelmlfError) as error:
-        return report(error, str(error), error.exit_code, debug)
+        return fail(error, str(error), error.exit_code, debug)
     except click.UsageError as error:
         usage = usage_error(error, given)
-        return report(usage, str(usage), usage.exit_code, debug)
+        return fail(usage, str(usage), usage.exit_code, debug)
     except Exception as error:
         line = f"internal={type(error).__name__}: {error}. Run again with --debug and report it"
-        return report(error, line, INTERNAL_ERROR, debug)
+        return fail(error, line, INTERNAL_ERROR, debug)
     return 0
 
 
-def report(error: BaseException, line: str, code: int, debug: bool) -> int:
+def fail(error: BaseException, line: str, code: int, debug: bool) -> int:
     """One line on standard error, under its traceback when that was asked for; no run is left open."""
     signals.ignore_from_now_on()
     if debug:
@@ -76,7 +79,8 @@ def entry_points() -> click.Group:
     group.add_command(run_command("main", "Train the model that --model names.", settings))
     for model in MODEL_ENTRY_POINTS:
         group.add_command(run_command(model, f"Train {model}.", settings, model=model))
-    group.add_command(tune_command(settings))
+    for name, entry in ENTRY_POINTS.items():
+        group.add_command(entry_command(name, entry, settings))
     return group
 
 
@@ -86,11 +90,13 @@ def run_command(name: str, text: str, settings: dict[str, Any], *, model: str | 
     return click.Command(name, params=options, callback=run_callback(model), help=text, context_settings=settings)
 
 
-def tune_command(settings: dict[str, Any]) -> click.Command:
-    """The command that searches: its own settings, and those of its runs that it does not set itself."""
-    text = "Search for the settings that reach a target accuracy soonest, and confirm them with fresh seeds."
-    options = flags_of(TuneConfig) + flags_of(RunConfig, without=tuple(SET_BY_SEARCH)) + switches()
-    return click.Command("tune", params=options, callback=tune, help=text, context_settings=settings)
+def entry_command(name: str, entry: "EntryPoint", settings: dict[str, Any]) -> click.Command:
+    """A command of many runs: its own settings, and those of its runs that it does not set itself."""
+    of_runs = flags_of(RunConfig, without=tuple(entry.set_by_itself)) if entry.has_runs else []
+    options = flags_of(entry.record) + of_runs + switches(*(() if entry.has_runs else ("debug",)))
+    return click.Command(
+        name, params=options, callback=entry_callback(entry), help=entry.does, context_settings=settings
+    )
 
 
 def flags_of(record: type, without: Sequence[str] = ()) -> list[click.Parameter]:
@@ -102,8 +108,9 @@ def flags_of(record: type, without: Sequence[str] = ()) -> list[click.Parameter]
     ]
 
 
-def switches() -> list[click.Parameter]:
-    return [flag(switch, text, is_bool=True) for switch, text in SWITCHES.items()]
+def switches(*names: str) -> list[click.Parameter]:
+    """Those of `names`, or all."""
+    return [flag(switch, text, is_bool=True) for switch, text in SWITCHES.items() if switch in (names or SWITCHES)]
 
 
 def flag(name: str, text: str, *, is_bool: bool) -> click.Option:
@@ -130,17 +137,23 @@ def run_callback(model: str | None) -> Callable[..., None]:
     return run
 
 
-def tune(dry_run: str | None, debug: str | None, **texts: str | None) -> None:
-    """What the command that searches does with the texts it was given."""
-    del debug
-    from accelmlf.tune import run_tune  # Optuna: a single run need not wait for it
+def entry_callback(entry: "EntryPoint") -> Callable[..., None]:
+    """What a command of many runs does with the texts it was given."""
 
-    own = {name: text for name, text in texts.items() if name in settable_fields(TuneConfig)}
-    of_runs = {name: text for name, text in texts.items() if name not in own}
-    given = {"model": DEFAULT_MODEL} | parsed(of_runs, RunConfig)
-    run_tune(TuneConfig(**parsed(own, TuneConfig)), given, dry_run=is_on(dry_run))
-    if is_on(dry_run):
-        close_inherited_run("completed")
+    def run(debug: str | None, dry_run: str | None = None, **texts: str | None) -> None:
+        del debug
+        own = {name: text for name, text in texts.items() if name in settable_fields(entry.record)}
+        record = entry.record(**parsed(own, entry.record))
+        if not entry.has_runs:
+            entry.run(record)
+            return
+        of_runs = {name: text for name, text in texts.items() if name not in own}
+        given = {"model": DEFAULT_MODEL} | parsed(of_runs, RunConfig)
+        entry.run(record, given, dry_run=is_on(dry_run))
+        if is_on(dry_run):
+            close_inherited_run("completed")
+
+    return run
 
 
 def parsed(texts: Mapping[str, str | None], record: type) -> dict[str, Any]:
@@ -173,16 +186,17 @@ def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
     """click's complaint in this project's words, with what was typed and what was probably meant."""
     if isinstance(error, click.NoSuchOption):
         name = error.option_name.lstrip("-")
-        own = settable_fields(TuneConfig) if given[:1] == ["tune"] else {}
-        if own and name in SET_BY_SEARCH:
-            rule, remedy = "a search sets it by itself", f"Give {SET_BY_SEARCH[name]}"
+        entry = ENTRY_POINTS.get(given[0]) if given else None
+        if entry is not None and name in entry.set_by_itself:
+            rule, remedy = f"{given[0]} sets it by itself", f"Give {entry.set_by_itself[name]}"
             return ConfigError(name, typed_value(name, given), rule, remedy)
-        known = [*own, *settable_fields(), *SWITCHES]
+        own = [] if entry is None else [*settable_fields(entry.record)]
+        known = [*own, *(settable_fields() if entry is None or entry.has_runs else ()), *SWITCHES]
         return ConfigError(name, typed_value(name, given), "there is no such setting", suggest(name, known))
-    entry = next((token for token in given if not token.startswith("-")), "none")
-    known = ["main", *MODEL_ENTRY_POINTS, "tune"]
-    if entry not in known:
-        return ConfigError("entry_point", entry, "there is no such entry point", suggest(entry, known))
+    name = next((token for token in given if not token.startswith("-")), "none")
+    known = ["main", *MODEL_ENTRY_POINTS, *ENTRY_POINTS]
+    if name not in known:
+        return ConfigError("entry_point", name, "there is no such entry point", suggest(name, known))
     return ConfigError("arguments", " ".join(given[1:]), error.format_message(), "See --help")
 
 
@@ -203,3 +217,57 @@ def typed_value(name: str, given: Sequence[str]) -> str:
         if token.startswith("--") and key.replace("-", "_") == name.replace("-", "_"):
             return value if equals else following
     return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryPoint:
+    """An entry point beside those that train one run."""
+
+    does: str
+    record: type
+    """Its settings."""
+    run: Callable[..., None]
+    set_by_itself: Mapping[str, str] = field(default_factory=dict)
+    """Settings of its runs that it sets, and what to give instead."""
+    has_runs: bool = True
+    """Whether it takes the settings of runs."""
+
+
+def tune(*given: Any, **switched: Any) -> None:
+    from accelmlf.tune import run_tune  # Optuna: a single run need not wait for it
+
+    run_tune(*given, **switched)
+
+
+def ablate(*given: Any, **switched: Any) -> None:
+    from accelmlf.ablation import run_ablate  # SciPy and Matplotlib likewise
+
+    run_ablate(*given, **switched)
+
+
+def report(*given: Any) -> None:
+    from accelmlf.report import run_report
+
+    run_report(*given)
+
+
+ENTRY_POINTS = {
+    "tune": EntryPoint(
+        does="Search for the settings that reach a target accuracy soonest, and confirm them with fresh seeds.",
+        record=TuneConfig,
+        run=tune,
+        set_by_itself=SET_BY_SEARCH,
+    ),
+    "ablate": EntryPoint(
+        does="Say what each technique is worth: arms that differ in nothing else, interleaved and repeated.",
+        record=AblateConfig,
+        run=ablate,
+        set_by_itself=SET_BY_ABLATION,
+    ),
+    "report": EntryPoint(
+        does="Write report.md and report.html of all that the tracking store holds.",
+        record=ReportConfig,
+        run=report,
+        has_runs=False,
+    ),
+}

@@ -12,6 +12,18 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A mean and the interval that holds the true one; the last three are None for less than two values."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    """How often a true mean of 0 would show itself as far from 0 as this."""
+    count: int
+
+
+@dataclass(frozen=True)
 class Ratio:
     """A ratio of paired measurements, and the interval that holds the true one; None for less than two pairs."""
 
@@ -25,22 +37,50 @@ class Ratio:
         return f"{self.value:.2f}x{interval}"
 
 
+def t_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
+    """Student's interval for the mean of independent values.
+
+    With 3 to 7 of them it keeps its word where a bootstrap's real coverage is .73 to .88.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Interval(mean, None, None, None, len(values))
+    from scipy.stats import t
+
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    p_value = 2 * float(t.sf(abs(mean) / error, len(values) - 1)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, p_value, len(values))
+
+
 def paired_ratio(
     numerators: Sequence[float], denominators: Sequence[float], *, confidence: float = CONFIDENCE
 ) -> Ratio:
     """Geometric mean of numerator / denominator with its paired t interval on log ratios.
 
-    Pairs belong together (one block, one seed), so that what disturbs both alike cancels. With 3 to 7 pairs a t
-    interval keeps its word where a bootstrap's real coverage is .73 to .88.
+    Pairs belong together (one block, one seed), so that what disturbs both alike cancels.
     """
     logs = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
-    mean = statistics.fmean(logs)
-    if len(logs) < 2:
-        return Ratio(math.exp(mean), None, None, len(logs))
-    from scipy.stats import t
+    return as_ratio(t_interval(logs, confidence=confidence))
 
-    half = float(t.ppf((1 + confidence) / 2, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
+
+def as_ratio(of_logs: Interval) -> Ratio:
+    """An interval of logarithms as one of ratios."""
+    low, high = (None if limit is None else math.exp(limit) for limit in (of_logs.low, of_logs.high))
+    return Ratio(math.exp(of_logs.mean), low, high, of_logs.count)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p-value adjusted for all: rejecting those up to .05 errs in any of them in at most 5 % of all studies.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def block_orders(arms: Sequence[T], repeats: int, seed: int) -> list[list[T]]:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from accelmlf.child_runs import Child, run_child
 from accelmlf.comparison import CONFIDENCE, Ratio, block_orders, paired_ratio
-from accelmlf.errors import AccelmlfError, Interrupted, ProcessKilledError
-from accelmlf.failures import is_fatal
-from accelmlf.family import OWNER, Family
-from accelmlf.isolation import TimedRun
+from accelmlf.errors import AccelmlfError
+from accelmlf.family import Family
 from accelmlf.processes import is_of_this_machine
-from accelmlf.records import RunSummary
 from accelmlf.search_console import SearchConsole
+from accelmlf.stored_runs import OWNER
 from accelmlf.study import TrialRecord
 from accelmlf.tuning import Plan, Point, in_words
 
@@ -157,7 +156,8 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console:
                 continue
             left_s = (time.monotonic() - started_s) / num_run * (missing - num_run) if num_run else None
             left = "" if left_s is None else f"  left {tqdm.format_interval(left_s)}"
-            console.begins(f"confirmation {num_run + 1} of {missing}, seed {seed}", arm.point, plan.base.epochs, left)
+            name = f"confirmation {num_run + 1} of {missing}, seed {seed}"
+            console.begins(name, in_words(arm.point), plan.base.epochs, left)
             arm.note(seed, run_once(plan, arm, seed, block, family, console))
             console.stop()
             num_run += 1
@@ -168,10 +168,10 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console:
 def complete_blocks(arms: Sequence[Candidate], family: Family) -> dict[int, dict[str, Repeat]]:
     """For each seed the repeats, by point, of a block that has all `arms` and was run on this machine."""
     blocks: dict[tuple[str, int], dict[str, Repeat]] = {}
-    for tags, metrics in family.children(CONFIRMATION):
-        if tags["accelmlf.outcome"] in ("completed", "target_not_reached") and is_of_this_machine(tags[OWNER]):
-            key = tags["accelmlf.block"], int(tags["accelmlf.config.seed"])
-            blocks.setdefault(key, {})[tags["accelmlf.point"]] = Repeat.from_metrics(metrics)
+    for run in family.children(CONFIRMATION):
+        if run.has_ended_well and is_of_this_machine(run.tags[OWNER]):
+            key = run.tags["accelmlf.block"], int(run.settings["seed"])
+            blocks.setdefault(key, {})[run.tags["accelmlf.point"]] = Repeat.from_metrics(run.metrics)
     wanted = {in_words(arm.point) for arm in arms}
     return {seed: repeats for (_, seed), repeats in blocks.items() if wanted <= repeats.keys()}
 
@@ -180,21 +180,8 @@ def run_once(plan: Plan, arm: Candidate, seed: int, block: str, family: Family, 
     """One repeat of one candidate, the test set read at its end."""
     config = plan.config_of(None if arm.is_recipe else arm.point, seed=seed)
     tags = {"accelmlf.point": in_words(arm.point), "accelmlf.block": block}
-    run_id = family.start_child(f"confirmation, seed {seed}: {arm.name}", CONFIRMATION, tags)
-    try:
-        summary = TimedRun(config, run_id, plan.device_key, read_test=True).train(console.epoch)
-    except (AccelmlfError, Interrupted) as error:
-        family.end_child(run_id, error.outcome, str(error))
-        if isinstance(error, (Interrupted, ProcessKilledError)) or is_fatal(error):
-            raise
-        console.say(f"  {error.outcome.replace('_', ' ')}: {error}")
-        return Repeat(failure=error.outcome)
-    family.end_child(run_id, summary.outcome)
-    console.say(f"  {described(summary)}")
-    return Repeat.from_metrics(summary.as_metrics())
-
-
-def described(summary: RunSummary) -> str:
-    reached = summary.time_to_accuracy_s
-    target = "target not reached" if reached is None else f"target after {reached:.1f} s of training"
-    return target if summary.test is None else f"{target}, test accuracy {summary.test.accuracy:.4f}"
+    child = Child(f"confirmation, seed {seed}: {arm.name}", CONFIRMATION, tags)
+    ended = run_child(child, config, plan.device_key, family, console)
+    if isinstance(ended, AccelmlfError):
+        return Repeat(failure=ended.outcome)
+    return Repeat.from_metrics(ended.as_metrics())

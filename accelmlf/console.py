@@ -136,3 +136,10 @@ def say(text: str) -> None:
     """A line on standard output, at once, beside whatever bar is being drawn."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [f"  {line}".rstrip() for line in lines]

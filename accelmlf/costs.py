@@ -7,13 +7,15 @@ Phases are consecutive intervals on one timeline, so they add up. On CUDA the ma
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 PHASES = ("data_wait", "transfer", "augment", "forward", "backward", "optimizer")
 """In the order of a step. `augment` is what pipeline=memory does on the device; a stream does it in the loader."""
@@ -94,6 +96,7 @@ class Cost:
     gpu_peak_allocated_mib: float | None = None
     gpu_peak_reserved_mib: float | None = None
     gpu_joules: float | None = None
+    other_gpu_processes: int | None = None
 
     @property
     def other_s(self) -> float:
@@ -103,6 +106,23 @@ class Cost:
     @property
     def images_per_s(self) -> float:
         return self.images / self.train_s
+
+
+def total_of(costs: Sequence[Cost]) -> Cost:
+    """Several epochs as one: times, pictures and energy are sums, memory and company the highest."""
+
+    def known(name: str) -> list[Any]:
+        return [value for cost in costs if (value := getattr(cost, name)) is not None]
+
+    phases = {phase: sum(cost.phases_s.get(phase, 0.0) for cost in costs) for phase in costs[0].phases_s}
+    highest = ("host_peak_mib", "gpu_peak_allocated_mib", "gpu_peak_reserved_mib", "other_gpu_processes")
+    return Cost(
+        sum(cost.train_s for cost in costs),
+        phases,
+        sum(cost.images for cost in costs),
+        gpu_joules=sum(known("gpu_joules")) if len(known("gpu_joules")) == len(costs) else None,
+        **{name: max(known(name), default=None) for name in highest},
+    )
 
 
 @dataclass
@@ -115,6 +135,7 @@ class EpochMeter:
     clock: Clock
     memory: "GpuMemory | None" = None
     energy: "Callable[[], float | None]" = lambda: None
+    neighbours: "Callable[[], int | None]" = lambda: None
     marks: list[tuple[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> "EpochMeter":
@@ -136,6 +157,7 @@ class EpochMeter:
         self.joules = None
         if self.start_joules is not None and end_joules is not None:
             self.joules = end_joules - self.start_joules
+        self.others = self.neighbours()
 
     def cost(self, images: int) -> Cost:
         """The costs of the epoch that was measured."""
@@ -143,7 +165,7 @@ class EpochMeter:
         for (_, start), (phase, end) in zip(self.marks, self.marks[1:], strict=False):
             phases[phase] = phases.get(phase, 0.0) + self.clock.seconds_between(start, end)
         allocated, reserved = self.memory.peaks_mib() if self.memory else (None, None)
-        return Cost(self.train_s, phases, images, host_peak_mib(), allocated, reserved, self.joules)
+        return Cost(self.train_s, phases, images, host_peak_mib(), allocated, reserved, self.joules, self.others)
 
 
 @dataclass(frozen=True)
@@ -166,7 +188,7 @@ class GpuMemory:
 def meter_for(device: torch.device) -> EpochMeter:
     """The meter of a device, with whatever it can measure there."""
     if device.type == "cuda":
-        return EpochMeter(CudaClock(device), GpuMemory(device), nvml_joules(device))
+        return EpochMeter(CudaClock(device), GpuMemory(device), nvml_joules(device), nvml_other_processes(device))
     return EpochMeter(MpsClock() if device.type == "mps" else HostClock())
 
 
@@ -175,6 +197,24 @@ def nvml_joules(device: torch.device) -> Callable[[], float | None]:
 
     The counter is of the whole GPU: other processes on it count too. Source: NVML, nvmlDeviceGetTotalEnergyConsumption.
     """
+    return _nvml_reading(device, lambda nvml, gpu: float(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3)
+
+
+def nvml_other_processes(device: torch.device) -> Callable[[], int | None]:
+    """A count of the processes that compute on the GPU beside this one; None where NVML does not see even this one.
+
+    Counted, not looked up: in a container a process has another number than NVML knows it by.
+    """
+
+    def others(nvml: Any, gpu: Any) -> int | None:
+        seen = len(nvml.nvmlDeviceGetComputeRunningProcesses(gpu))
+        return seen - 1 if seen else None
+
+    return _nvml_reading(device, others)
+
+
+def _nvml_reading(device: torch.device, read: Callable[[Any, Any], T | None]) -> Callable[[], T | None]:
+    """`read(pynvml, handle of the GPU)` as a function; None, now or later, where NVML or that question fails."""
     # Whatever NVML or its absence raises: a missing figure must not end a run.
     try:
         import pynvml
@@ -185,13 +225,13 @@ def nvml_joules(device: torch.device) -> Callable[[], float | None]:
     except Exception:
         return lambda: None
 
-    def read() -> float | None:
+    def reading() -> T | None:
         try:
-            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+            return read(pynvml, handle)
         except Exception:
             return None
 
-    return read
+    return reading
 
 
 def reset_host_peak() -> None:

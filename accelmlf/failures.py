@@ -1,4 +1,4 @@
-"""What the failure of one run means for a search of many."""
+"""What the failure of one run means for the others of many."""
 
 from collections import Counter
 
@@ -13,7 +13,6 @@ from accelmlf.errors import (
     StudyError,
     TrackingError,
 )
-from accelmlf.study import TrialRecord
 
 MAX_FAILED_IN_A_ROW, MAX_OF_ANY_KIND_IN_A_ROW = 5, 25
 """Points that need too much memory, or diverge, say something about the space: there may be more of them."""
@@ -32,9 +31,9 @@ def too_many(in_a_row: Counter[str]) -> bool:
     return errors >= MAX_FAILED_IN_A_ROW or in_a_row.total() >= MAX_OF_ANY_KIND_IN_A_ROW
 
 
-def failure_of(record: TrialRecord) -> AccelmlfError:
-    """What a search ends with of whose trials none has finished: the failure of its last."""
+def failure_of_all(what: str, name: object, outcome: str, error: str | None) -> AccelmlfError:
+    """What many runs end with of which none has finished: the failure of the last, a `what` called `name`."""
     kinds = (MemoryExhaustedError, DivergedError, AccelmlfError)
-    kind = next(kind for kind in kinds if kind.outcome in (record.outcome, "failed"))
-    rule = f"no trial has finished; this was the last: {record.error or record.outcome}"
-    return kind("trial", record.number, rule, "Mend that first")
+    kind = next(kind for kind in kinds if kind.outcome in (outcome, "failed"))
+    rule = f"no {what} has finished; this was the last: {error or outcome}"
+    return kind(what, name, rule, "Mend that first")

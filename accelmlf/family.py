@@ -1,19 +1,15 @@
 """A parent run in MLflow and the runs below it: made, closed and found again, whatever killed their processes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunStatus, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from accelmlf.processes import identity, is_gone
+from accelmlf.stored_runs import KIND, OUTCOME, OWNER, STUDY, STUDY_ID, WELL, StoredRun, of_study, search_runs
 from accelmlf.tracking import MADE_UP_NAME, STATUS, MlflowRun, storage_errors
-
-STUDY, STUDY_ID, KIND = "accelmlf.study", "accelmlf.study_id", "accelmlf.kind"
-OWNER, OUTCOME = "accelmlf.owner", "accelmlf.outcome"
-WELL = ("completed", "target_not_reached")
-PAGE = 1000
 
 
 class Family:
@@ -40,12 +36,15 @@ class Family:
     def _tags(self, kind: str) -> dict[str, str]:
         return {STUDY: self.study, STUDY_ID: self.study_id, KIND: kind, OWNER: identity()}
 
-    def log_result(self, params: Mapping[str, str], metrics: Mapping[str, float], outcome: str, ended_at: str) -> None:
-        """What the whole came to, and what it came to its end by."""
+    def log_result(
+        self, params: Mapping[str, str], metrics: Mapping[str, float], outcome: str, tags: Mapping[str, str]
+    ) -> None:
+        """What the whole came to."""
         with storage_errors():
             known = self.client.get_run(self.parent.run_id).data.params
             new = [Param(name, text) for name, text in params.items() if name not in known]
-            self.client.log_batch(self.parent.run_id, params=new, tags=[RunTag("accelmlf.ended_at", ended_at)])
+            said = [RunTag(name, text) for name, text in tags.items()]
+            self.client.log_batch(self.parent.run_id, params=new, tags=said)
         self.parent.log_metrics(metrics, 0)
         self.parent.outcome = outcome
 
@@ -76,29 +75,13 @@ class Family:
                 if run.data.tags.get(MLFLOW_PARENT_RUN_ID) in former:
                     self.client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, self.parent.run_id)
 
-    def children(self, kind: str) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
-        """Tags and metrics of the study's children of one kind that have ended."""
-        with storage_errors():
-            found = [run.data for run in self._runs() if run.data.tags[KIND] == kind and OUTCOME in run.data.tags]
-        for data in found:
-            yield dict(data.tags), dict(data.metrics)
+    def children(self, kind: str) -> list[StoredRun]:
+        """The study's children of one kind that have ended."""
+        return [StoredRun.of(run) for run in self._runs() if run.data.tags[KIND] == kind and OUTCOME in run.data.tags]
 
     def _runs(self) -> list[Run]:
         """Every run of the study in this experiment."""
-        found: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.parent.experiment_id],
-                f"tags.`{STUDY_ID}` = '{self.study_id}'",
-                max_results=PAGE,
-                order_by=["attributes.start_time"],
-                page_token=token,
-            )
-            found += page
-            token = page.token
-            if not token:
-                return found
+        return list(search_runs([self.parent.experiment_id], of_study(self.study_id)))
 
 
 def claim(parent: MlflowRun, kind: str) -> None:
@@ -107,7 +90,7 @@ def claim(parent: MlflowRun, kind: str) -> None:
         for name, text in {KIND: kind, OWNER: identity()}.items():
             parent.client.set_tag(parent.run_id, name, text)
         wanted = f"tags.`{KIND}` = '{kind}' and attributes.status = 'RUNNING'"
-        for run in parent.client.search_runs([parent.experiment_id], wanted, max_results=PAGE):
+        for run in search_runs([parent.experiment_id], wanted):
             if is_gone(run.data.tags.get(OWNER, "")):
                 close_run(parent.client, run, "interrupted", "its process was killed")
 

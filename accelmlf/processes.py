@@ -15,6 +15,8 @@ import psutil
 from accelmlf.errors import DeviceError
 
 POLL_S = 0.1
+MANY_RUNS = "search or ablation"
+"""What has a device for itself: two things that time runs on it would slow each other down."""
 
 
 @contextmanager

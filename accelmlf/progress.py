@@ -3,7 +3,7 @@
 import statistics
 
 from accelmlf.config import RunConfig
-from accelmlf.costs import stamp_s
+from accelmlf.costs import stamp_s, total_of
 from accelmlf.errors import DivergedError
 from accelmlf.metrics import Quality
 from accelmlf.records import EpochMetrics, RunSummary
@@ -63,6 +63,9 @@ class Progress:
             best_eval_accuracy=max(epoch.quality.accuracy for epoch in self.epochs),
             time_to_accuracy_s=None if reached is None else reached.elapsed_train_s,
             time_to_accuracy_wall_s=self.wall_to_target_s,
+            epochs_to_accuracy=None if reached is None else reached.epoch,
+            num_epochs=len(self.epochs),
+            total=total_of([epoch.cost for epoch in self.epochs]),
             total_train_s=train_s,
             median_epoch_s=statistics.median(epoch.cost.train_s for epoch in self.epochs),
             warmup_s=self.warmup_s,
@@ -70,5 +73,4 @@ class Progress:
             tracking_s=self.tracking_s,
             test_s=None if test is None else now_s - self.last_s,
             wall_s=now_s - self.started_s,
-            other_share=sum(epoch.cost.other_s for epoch in self.epochs) / train_s,
         )

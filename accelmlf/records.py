@@ -60,6 +60,10 @@ class RunSummary:
     best_eval_accuracy: float
     time_to_accuracy_s: float | None
     time_to_accuracy_wall_s: float | None
+    epochs_to_accuracy: int | None
+    num_epochs: int
+    total: Cost
+    """Of all epochs together."""
     total_train_s: float
     median_epoch_s: float
     warmup_s: float
@@ -67,7 +71,11 @@ class RunSummary:
     tracking_s: float
     test_s: float | None
     wall_s: float
-    other_share: float
+
+    @property
+    def other_share(self) -> float:
+        """Of the training clock, what its phases do not explain."""
+        return self.total.other_s / self.total.train_s
 
     @property
     def reached_target(self) -> bool:
@@ -75,7 +83,8 @@ class RunSummary:
 
     def as_metrics(self) -> dict[str, float]:
         """The final scalars by their logged names; a time to an accuracy that was not reached is absent."""
-        test = self.test
+        test, total, epochs = self.test, self.total, self.num_epochs
+        joules = None if total.gpu_joules is None else total.gpu_joules / epochs
         figures: dict[str, float | None] = {
             "final_accuracy": None if test is None else test.accuracy,
             "final_f1": None if test is None else test.f1_macro,
@@ -84,8 +93,18 @@ class RunSummary:
             "reached_target": float(self.reached_target),
             "time_to_accuracy_s": self.time_to_accuracy_s,
             "time_to_accuracy_wall_s": self.time_to_accuracy_wall_s,
+            "epochs_to_accuracy": self.epochs_to_accuracy,
             "total_train_s": self.total_train_s,
             "median_epoch_s": self.median_epoch_s,
+            "mean_epoch_s": total.train_s / epochs,
+            **{f"mean_{phase}_s": seconds / epochs for phase, seconds in total.phases_s.items()},
+            "mean_other_s": total.other_s / epochs,
+            "mean_images_per_s": total.images_per_s,
+            "mean_gpu_joules": joules,
+            "peak_gpu_allocated_mib": total.gpu_peak_allocated_mib,
+            "peak_gpu_reserved_mib": total.gpu_peak_reserved_mib,
+            "peak_host_mib": total.host_peak_mib,
+            "other_gpu_processes": total.other_gpu_processes,
             "warmup_s": self.warmup_s,
             "setup_s": self.setup_s,
             "tracking_s": self.tracking_s,

@@ -14,7 +14,7 @@ from accelmlf import signals
 from accelmlf import study as studies
 from accelmlf.config import RunConfig
 from accelmlf.errors import AccelmlfError, Interrupted, ProcessKilledError, recognise
-from accelmlf.failures import failure_of, is_fatal, too_many
+from accelmlf.failures import failure_of_all, is_fatal, too_many
 from accelmlf.family import Family
 from accelmlf.isolation import TimedRun
 from accelmlf.records import EpochMetrics, RunSummary
@@ -62,7 +62,8 @@ class Search:
             self.one_trial()
             self.tell()
         if not studies.finished(self.study) and (failed := [r for r in self.records() if r.has_failed]):
-            raise failure_of(failed[-1])
+            last = failed[-1]
+            raise failure_of_all("trial", last.number, last.outcome, last.error)
 
     def one_trial(self) -> None:
         """Ask, run and tell one trial."""
@@ -176,7 +177,7 @@ class Search:
     def timed(self, trial: optuna.Trial, point: Point, run_id: str) -> float:
         """Train and judge one trial."""
         config = self.plan.config_of(point)
-        self.console.begins(f"trial {trial.number}", point, config.epochs)
+        self.console.begins(f"trial {trial.number}", in_words(point), config.epochs)
         epochs: list[EpochMetrics] = []
 
         def asked(epoch: EpochMetrics) -> str | None:

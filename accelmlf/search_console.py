@@ -3,50 +3,28 @@
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from tqdm import tqdm
 
 from accelmlf.console import say
-from accelmlf.records import EpochMetrics
+from accelmlf.runs_console import RunsConsole
 from accelmlf.study import TrialRecord
-from accelmlf.tuning import Point, in_words
-
-TELL_EVERY_S = 60.0
-"""Where there is no bar, a long trial shows at most so often that it lives."""
 
 
-class SearchConsole:
+class SearchConsole(RunsConsole):
     """Progress of a search. The time that is left is by the trials so far, or by the budget where that is less."""
 
     def __init__(self, n_trials: int, timeout_s: float | None) -> None:
+        super().__init__()
         self.n_trials, self.timeout_s = n_trials, timeout_s
         self.started_s = time.monotonic()
-        self.bar: tqdm[Any] = tqdm(disable=True)
-        self.told_waiting, self.told_s = 0, time.monotonic()
-
-    say = staticmethod(say)
+        self.told_waiting = 0
 
     def goes_on(self, records: Sequence[TrialRecord]) -> None:
         """What an earlier start or another worker has done already."""
         if done := sum(record.is_finished for record in records):
             left = "" if done < self.n_trials else ": nothing is left to search"
             say(f"{done} of {self.n_trials} trials are finished already{left}")
-
-    def begins(self, name: str, point: Point, num_epochs: int, left: str = "") -> None:
-        """A run in a process of its own."""
-        self.told_s = time.monotonic()
-        say(f"{name}: {in_words(point)}{left}")
-        self.bar.close()
-        self.bar = tqdm(desc=name, total=num_epochs, unit=" epochs", leave=False, disable=None, dynamic_ncols=True)
-
-    def epoch(self, epoch: EpochMetrics) -> None:
-        state = f"accuracy {epoch.quality.accuracy:.4f}, {epoch.elapsed_train_s:.1f} s of training"
-        self.bar.update()
-        self.bar.set_postfix_str(state)
-        if self.bar.disable and time.monotonic() - self.told_s >= TELL_EVERY_S:
-            say(f"  epoch {epoch.epoch}: {state}")
-            self.told_s = time.monotonic()
 
     def trial_ended(self, record: TrialRecord, records: Sequence[TrialRecord]) -> None:
         """How it went, the best so far, and how long the search may still take."""
@@ -73,9 +51,6 @@ class SearchConsole:
         if running != self.told_waiting:
             say(f"waiting for {running} trial{'s' * (running > 1)} of other workers")
         self.told_waiting = running
-
-    def stop(self) -> None:
-        self.bar.close()
 
 
 def in_short(record: TrialRecord) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import optuna
 
-from accelmlf.config import as_text, settable_fields
+from accelmlf.commands import as_given, command_line
+from accelmlf.config import RunConfig, as_text
 from accelmlf.confirmation import Candidate, Confirmation, Repeat
+from accelmlf.console import aligned
 from accelmlf.search_console import in_short
 from accelmlf.search_figures import draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
 from accelmlf.study import TrialRecord, times_s
-from accelmlf.tuning import Plan, Point, command_line, in_words
+from accelmlf.tuning import Plan, Point, TuneConfig, in_words
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,27 @@ class Result:
             return {}
         is_recipe = self.confirmation is not None and self.confirmation.winner.is_recipe
         searched = {} if is_recipe else self.plan.space.settings(self.winner)
-        fields = settable_fields()
-        given = {name: value for name, value in self.plan.given.items() if value != fields[name].default}
-        given = {name: value for name, value in given.items() if name not in ("model", "save_model")}
-        return {name: as_text(name, value) for name, value in {**given, **searched, "stop_at_target": True}.items()}
+        given = {name: value for name, value in self.plan.given.items() if name != "model"}
+        texts = {name: as_text(name, value) for name, value in {**searched, "stop_at_target": True}.items()}
+        return as_given(RunConfig, given) | texts
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on what was found."""
+        if self.winner is None:
+            return self.missed_text()
+        if self.confirmation is None:
+            return "not confirmed: one seed, and a search picks lucky seeds (confirm_repeats=0)"
+        return verdict(self.confirmation)
+
+    def tags(self) -> dict[str, str]:
+        """The result in words, for the parent run."""
+        own = {"model": self.plan.base.model, **as_given(TuneConfig, vars(self.plan.tune))}
+        search = command_line("tune", own | as_given(RunConfig, {**self.plan.given, "model": None}))
+        tags = {"accelmlf.ended_at": self.ended_at, "accelmlf.verdict": self.verdict, "accelmlf.command": search}
+        if self.winner is not None:
+            tags["accelmlf.winner_command"] = command_line(self.plan.base.model, self.settings())
+        return tags
 
     def params(self) -> dict[str, str]:
         """`best_*`, by the names of a run's settings."""
@@ -100,12 +119,12 @@ class Result:
         parts = ["\n".join(trial_table(self.records))]
         if saved_s := self.saved_at_most_s:
             parts.append(f"pruning saved at most {saved_s:.0f} s: what those trials still had of their epochs")
+        if self.confirmation is not None:
+            parts.append("\n".join(confirmation_table(self.confirmation)))
+        parts.append(self.verdict)
         if self.winner is None:
-            return "\n" + "\n\n".join([*parts, self.missed_text()])
-        if self.confirmation is None:
-            parts.append("not confirmed: one seed, and a search picks lucky seeds (confirm_repeats=0)")
-        else:
-            parts += ["\n".join(confirmation_table(self.confirmation)), verdict(self.confirmation)]
+            return "\n" + "\n\n".join(parts)
+        if self.confirmation is not None:
             parts += wall_note(self.confirmation)
         command = command_line(self.plan.base.model, self.settings())
         return "\n" + "\n\n".join([*parts, f"to reproduce the winner: {command}"])
@@ -157,13 +176,6 @@ def confirmation_table(confirmation: Confirmation) -> list[str]:
     heading = ["confirmed", "training until the target", "test accuracy then", "against the recipe"]
     rows = [[arm.name, _times(arm), _accuracies(arm), _ratio(arm, confirmation.recipe)] for arm in confirmation.arms]
     return aligned([heading, *rows])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return [f"  {line}".rstrip() for line in lines]
 
 
 def _times(arm: Candidate) -> str:

@@ -22,6 +22,8 @@ class Technique:
     """Techniques that have nothing left to do beside this one."""
     pipelines: ClassVar[tuple[str, ...]] = ("memory", "stream")
     """Those it can be used with."""
+    acts_on: ClassVar[tuple[str, ...]] = ("forward", "backward")
+    """The phases of an epoch that it is meant to shorten."""
 
     def __init__(self, word: str, option: str | None, device: torch.device) -> None:
         self.word, self.option, self.device = word, self.parse(word, option, device), device

@@ -23,6 +23,7 @@ MAX_DEFAULT_WORKERS, MAX_WORKERS_PER_CORE = 4, 4
 
 class Workers(Technique):
     does = "loader processes, persistent"
+    acts_on = ("data_wait",)
 
     def parse(self, word: str, option: str | None, device: torch.device) -> str:
         if option is None:
@@ -40,6 +41,7 @@ class Workers(Technique):
 class PinMemory(Technique):
     does = "page-locked staging and non-blocking copies"
     needs = "CUDA"
+    acts_on = ("data_wait", "transfer")
 
     def loader_options(self) -> Mapping[str, Any]:
         return {"pin_memory": True}
@@ -52,6 +54,7 @@ class PinMemory(Technique):
 class Prefetch(Technique):
     does = "the next batch is copied on a side stream, while the device computes"
     needs = "CUDA"
+    acts_on = ("data_wait", "transfer")
 
     @functools.cached_property
     def side_stream(self) -> torch.cuda.Stream:
@@ -76,6 +79,7 @@ class Resident(Technique):
     does = "the data set lives on the device as uint8"
     replaces = ("workers", "pin_memory", "prefetch")
     pipelines = ("memory",)
+    acts_on = ("data_wait", "transfer")
 
     def loader_options(self) -> Mapping[str, Any]:
         return {"resident_on": self.device}
@@ -145,6 +149,7 @@ class MixedPrecision(Technique):
 
 class FusedOptimizer(Technique):
     does = "the optimizer's fused kernel"
+    acts_on = ("optimizer",)
 
     def missing(self) -> str | None:
         return None if self.device.type in ("cuda", "cpu", "mps") else f"no fused kernel on {self.device}"

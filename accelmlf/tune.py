@@ -17,7 +17,7 @@ from accelmlf.environment import as_tags
 from accelmlf.errors import ConfigError, recognise
 from accelmlf.family import Family, claim
 from accelmlf.preflight import Preflight, look
-from accelmlf.processes import sole_use
+from accelmlf.processes import MANY_RUNS, sole_use
 from accelmlf.recipes import resolve
 from accelmlf.search import Search
 from accelmlf.search_console import SearchConsole
@@ -50,7 +50,7 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     if dry_run:
         announce(plan, seen, name, url, kind, left_out)
         return
-    with sole_use(seen.device_key, SEARCH), MlflowTracker().run() as parent, storage.storage_errors(url):
+    with sole_use(seen.device_key, MANY_RUNS), MlflowTracker().run() as parent, storage.storage_errors(url):
         announce(plan, seen, name, url, kind, left_out)
         claim(parent, SEARCH)
         study = studies.open_study(url, name, facts)
@@ -75,7 +75,7 @@ def search_and_confirm(search: Search) -> None:
     result = search_report.Result(search.plan, records, confirmation, search.ended_at)
     say(result.as_text())
     search.study.set_user_attr("outcome", result.outcome)
-    search.family.log_result(result.params(), result.metrics(), result.outcome, search.ended_at)
+    search.family.log_result(result.params(), result.metrics(), result.outcome, result.tags())
     for write in (search_report.write_tables, search_report.draw):  # a picture that fails takes no table with it
         try:
             with tempfile.TemporaryDirectory() as folder:

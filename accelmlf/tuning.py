@@ -4,7 +4,6 @@ import itertools
 import math
 import random
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -239,12 +238,6 @@ def in_words(point: Point) -> str:
     if any(isinstance(value, bool) for value in point.values()):
         parts.append("+".join(switches) or "no technique")
     return ", ".join(parts)
-
-
-def command_line(model: str, settings: Mapping[str, str]) -> str:
-    """What a person types for this run."""
-    parts = [f"-P {shlex.quote(f'{name}={value}')}" for name, value in settings.items()]
-    return " ".join(["scripts/run", "-e", model, *parts])
 
 
 def _words(techniques: str) -> list[str]:

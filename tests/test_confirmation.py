@@ -23,9 +23,10 @@ from accelmlf.confirmation import (
     confirm,
 )
 from accelmlf.errors import ProcessKilledError
-from accelmlf.family import OWNER, Family
+from accelmlf.family import Family
 from accelmlf.processes import identity
 from accelmlf.search_console import SearchConsole
+from accelmlf.stored_runs import OWNER
 from accelmlf.study import TrialRecord
 from accelmlf.tracking import MlflowTracker
 from accelmlf.tuning import Plan, Point, TuneConfig, in_words
@@ -361,9 +362,9 @@ def test_a_confirmation_that_is_killed_in_the_middle_ends_with_whole_blocks_when
     assert killed == [4]
     with family(study_id) as own:
         assert complete_blocks(ARMS, own).keys() == {1}  # the control: one block was cut short
-        first = [dict(tags) for tags, _ in own.children(CONFIRMATION)]
+        first = [run.tags for run in own.children(CONFIRMATION)]
         found = confirm(plan, points, own, SearchConsole(1, None))
-        children = [(tags["accelmlf.block"], tags) for tags, _ in own.children(CONFIRMATION)]
+        children = [(run.tags["accelmlf.block"], run.tags) for run in own.children(CONFIRMATION)]
         kept = complete_blocks(ARMS, own)
     assert [tags["accelmlf.outcome"] for tags in first] == ["completed"] * 3 + ["interrupted"]
     assert len(children) == 6  # of the second block both are run again
@@ -388,7 +389,7 @@ def test_a_candidate_that_diverges_has_failed_and_the_others_are_measured_on(
     wild: Point = {**FAST, "learning_rate": 100.0}
     with family(study_id) as own:
         found = confirm(plan, completed(wild), own, SearchConsole(1, None))
-        outcomes = {tags["accelmlf.point"]: tags["accelmlf.outcome"] for tags, _ in own.children(CONFIRMATION)}
+        outcomes = {run.tags["accelmlf.point"]: run.outcome for run in own.children(CONFIRMATION)}
     (failed,) = [arm for arm in found.arms if not arm.is_recipe]
     assert failed.repeats == {1: Repeat(failure="diverged")}
     assert outcomes == {in_words(wild): "diverged", in_words(found.recipe.point): "target_not_reached"}

@@ -6,7 +6,7 @@ import pytest
 
 from accelmlf import errors
 from accelmlf.errors import AccelmlfError, one_line
-from accelmlf.failures import MAX_FAILED_IN_A_ROW, MAX_OF_ANY_KIND_IN_A_ROW, failure_of, is_fatal, too_many
+from accelmlf.failures import MAX_FAILED_IN_A_ROW, MAX_OF_ANY_KIND_IN_A_ROW, failure_of_all, is_fatal, too_many
 from accelmlf.study import TrialRecord
 
 KINDS: list[type[AccelmlfError]] = [AccelmlfError, *AccelmlfError.__subclasses__()]
@@ -71,8 +71,8 @@ def test_errors_in_a_row_end_a_search_sooner_than_points_that_do_not_fit(
 def test_a_search_of_which_nothing_was_finished_ends_as_its_last_trial_did(
     outcome: str, kind: type[AccelmlfError], code: int
 ) -> None:
-    found = failure_of(record(outcome, "batch_size=64: memory ran out. Use less"))
+    found = failure_of_all("trial", 7, outcome, "batch_size=64: memory ran out. Use less")
     assert (type(found), found.exit_code) == (kind, code)
     assert str(found).startswith("trial=7: no trial has finished; this was the last: batch_size=64: memory ran out")
     assert one_line(str(found)) == str(found)
-    assert f"this was the last: {outcome}. " in str(failure_of(record(outcome)))
+    assert f"this was the last: {outcome}. " in str(failure_of_all("trial", 7, outcome, None))

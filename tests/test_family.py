@@ -86,10 +86,10 @@ def test_children_are_below_their_parent_and_known_by_kind(store: mlflow.MlflowC
         child = own.start_child("trial 0: batch 8 x 1", TRIAL, {"accelmlf.trial": "0"})
         assert list(own.children(TRIAL)) == []  # it has not ended
         own.end_child(child, "completed")
-        ((tags, _),) = own.children(TRIAL)
+        (found,) = own.children(TRIAL)
         assert list(own.children("confirmation")) == []
     run = run_of(store, child)
-    assert tags[PARENT] == run.data.tags[PARENT] == own.parent.run_id
+    assert found.parent_id == run.data.tags[PARENT] == own.parent.run_id
     assert (name(run), run.data.tags["accelmlf.trial"]) == ("trial 0: batch 8 x 1", "0")
     assert run.info.experiment_id == own.parent.experiment_id
     assert run.data.tags["accelmlf.study"] == "the-study"
@@ -216,7 +216,7 @@ def test_children_are_handed_on_from_restart_to_restart(store: mlflow.MlflowClie
         last.adopt()
         children = list(last.children(TRIAL))
     assert len(children) == 4
-    assert {tags[PARENT] for tags, _ in children} == {last.parent.run_id}
+    assert {run.parent_id for run in children} == {last.parent.run_id}
     assert run_of(store, left_open).data.tags["accelmlf.outcome"] == "interrupted"
     assert run_of(store, closed).data.tags["accelmlf.outcome"] == "completed"
 
@@ -224,11 +224,11 @@ def test_children_are_handed_on_from_restart_to_restart(store: mlflow.MlflowClie
 def test_more_children_than_fit_on_a_page_are_all_found(
     store: mlflow.MlflowClient, study_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accelmlf.family.PAGE", 2)
+    monkeypatch.setattr("accelmlf.stored_runs.PAGE", 2)
     with family(study_id) as own:
         for number in range(5):
             own.end_child(own.start_child(f"trial {number}", TRIAL, {"accelmlf.trial": str(number)}), "completed")
-        assert [tags["accelmlf.trial"] for tags, _ in own.children(TRIAL)] == list("01234")
+        assert [run.tags["accelmlf.trial"] for run in own.children(TRIAL)] == list("01234")
 
 
 def test_what_mlflow_run_has_logged_is_not_logged_again(
@@ -240,9 +240,8 @@ def test_what_mlflow_run_has_logged_is_not_logged_again(
     with MlflowTracker().run() as parent:
         own = Family(parent, KIND, "the-study", study_id)
         own.log_settings({"n_trials": "8", "sampler": "tpe"}, {"accelmlf.config.n_trials": "8"})
-        own.log_result(
-            {"best_batch_size": "16", "sampler": "grid"}, {"finished_trials": 8}, "target_not_reached", "exhausted"
-        )
+        params = {"best_batch_size": "16", "sampler": "grid"}
+        own.log_result(params, {"finished_trials": 8}, "target_not_reached", {"accelmlf.ended_at": "exhausted"})
     run = run_of(store, given.info.run_id)
     assert run.data.params == {"n_trials": "'8'", "sampler": "tpe", "best_batch_size": "16"}
     assert run.data.tags["accelmlf.config.n_trials"] == "8"

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from accelmlf import search_console
+from accelmlf import runs_console
 from accelmlf.search_console import SearchConsole, in_short
 from accelmlf.study import TrialRecord
-from accelmlf.tuning import Point
+from accelmlf.tuning import Point, in_words
 from tests.search_makers import make_epoch, make_record
 
 POINT: Point = {"batch_size": 32, "accumulation_steps": 1}
@@ -127,20 +127,20 @@ def test_without_a_terminal_a_long_trial_says_at_most_once_a_minute_that_it_live
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     console = SearchConsole(3, None)
-    console.begins("trial 0", POINT, 100)
+    console.begins("trial 0", in_words(POINT), 100)
     assert lines(capsys) == ["trial 0: batch 32 x 1"]
     for number in range(1, 50):  # quick ones
         console.epoch(make_epoch(number, 0.5, float(number)))
     assert lines(capsys) == []
     for number in (50, 51):
-        console.told_s -= search_console.TELL_EVERY_S  # a minute later
+        console.told_s -= runs_console.TELL_EVERY_S  # a minute later
         for epoch in (number, number):
             console.epoch(make_epoch(epoch, 0.25, 12.34))
     console.stop()
     said = "accuracy 0.2500, 12.3 s of training"
     assert lines(capsys) == [f"  epoch 50: {said}", f"  epoch 51: {said}"]
-    console.told_s -= search_console.TELL_EVERY_S
-    console.begins("trial 1", POINT, 100)  # which counts as a sign of life, too
+    console.told_s -= runs_console.TELL_EVERY_S
+    console.begins("trial 1", in_words(POINT), 100)  # which counts as a sign of life, too
     console.epoch(make_epoch(1, 0.5, 1.0))
     console.stop()
     assert lines(capsys) == ["trial 1: batch 32 x 1"]

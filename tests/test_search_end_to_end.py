@@ -463,7 +463,9 @@ def test_the_command_line_of_the_winner_is_one_that_the_program_takes(
 @pytest.mark.slow
 def test_a_second_search_on_the_same_device_is_refused(whole: Whole) -> None:
     assert whole.refused.code == 5
-    assert whole.refused.error.startswith("accelmlf: error: device=cpu: another search is under way on it (process ")
+    assert whole.refused.error.startswith(
+        "accelmlf: error: device=cpu: another search or ablation is under way on it (process "
+    )
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import random
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ from accelmlf.tuning import (
     Point,
     SearchSpace,
     TuneConfig,
-    command_line,
     in_words,
     make_space,
 )
@@ -423,40 +421,6 @@ def test_different_points_are_said_in_different_words() -> None:
     chance = random.Random(0)
     points = [space.random_point([point], chance) for point in space.grid]
     assert len({in_words(point) for point in points}) == len(points)
-
-
-# --- the command line ---
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "plain",
-        "two words",
-        "it's",
-        'say "yes"',
-        "$HOME `id` $(id)",
-        "a;b|c&d>e",
-        "back\\slash",
-        "a=b=c",
-        "-leading",
-        "*?[x]~",
-        "line\nbreak",
-        "é ü 名",
-        "",
-    ],
-)
-def test_a_shell_reads_from_the_command_line_what_was_meant(value: str) -> None:
-    line = command_line("vit", {"data_dir": value, "epochs": "3"})
-    assert shlex.split(line) == ["scripts/run", "-e", "vit", "-P", f"data_dir={value}", "-P", "epochs=3"]
-
-
-def test_an_unquoted_command_line_would_be_read_otherwise() -> None:
-    assert shlex.split("-P data_dir=two words") != ["-P", "data_dir=two words"]
-
-
-def test_a_command_line_without_settings_is_the_entry_point() -> None:
-    assert command_line("resnet50", {}) == "scripts/run -e resnet50"
 
 
 def test_the_settings_of_a_search_cannot_be_changed() -> None:

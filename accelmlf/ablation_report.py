@@ -1,0 +1,207 @@
+"""What an ablation leaves: its verdicts and reasons in words, tables in Markdown and CSV, pictures."""
+
+import csv
+import re
+from pathlib import Path
+
+from accelmlf.ablation_figures import Curves, draw_accuracy, draw_forest, draw_phases
+from accelmlf.ablation_result import Ablation
+from accelmlf.checks import marks_of_group
+from accelmlf.comparison import as_ratio
+from accelmlf.console import aligned
+from accelmlf.designs import Contrast
+from accelmlf.effects import Effect
+from accelmlf.markdown import code, heading, listed, table
+from accelmlf.stored_runs import history
+
+PICTURES = {
+    "forest.png": "Times as fast, with 95 % intervals",
+    "phases.png": "Where the seconds of an epoch go",
+    "accuracy.png": "Accuracy against training time",
+}
+HOW_TO_READ = (
+    "Ratios are paired within a block (one run of every arm, in random order, with one seed); intervals are 95 % "
+    "paired t intervals on log ratios. Verdicts are given on seconds per epoch and time to accuracy alone, corrected "
+    "together by Holm's method; all else is shown without one."
+)
+
+
+def verdict_rows(ablation: Ablation) -> list[list[str]]:
+    """A row per contrast: its name and what is said of it on the two primary measures."""
+    return [
+        [contrast.name, *(effect.in_words for effect in ablation.primary(contrast))]
+        for contrast in ablation.design.contrasts
+    ]
+
+
+def reasons(ablation: Ablation) -> list[str]:
+    """A sentence per contrast, where the phases say anything."""
+    return [f"{c.name}: {reason}." for c in ablation.design.contrasts if (reason := ablation.reason(c))]
+
+
+def unfit(ablation: Ablation) -> list[str]:
+    """Why the ablation supports no claim; empty where nothing says so."""
+    runs = [run for block in ablation.runs.values() for run in block.values()]
+    skipped = [f"{len(ablation.failures)} runs failed"] if ablation.failures else []
+    missing = ablation.num_planned - ablation.num_runs
+    return (
+        marks_of_group(runs, min((len(blocks) for blocks in ablation.measured.values()), default=0))
+        + skipped
+        + ([f"{missing} of {ablation.num_planned} runs are missing"] if missing else [])
+    )
+
+
+def arm_rows(ablation: Ablation) -> list[list[str]]:
+    """A row per arm: what its runs measured, each figure in the order of the blocks."""
+    rows = []
+    for arm in ablation.design.arms:
+        blocks = ablation.measured[arm.name]
+        figures = [blocks[block] for block in sorted(blocks)]
+        rows.append(
+            [
+                arm.name,
+                ", ".join(f"{run['median_epoch_s']:.2f}" for run in figures),
+                ", ".join(_time(run.get("time_to_accuracy_s")) for run in figures),
+                ", ".join(f"{run['final_accuracy']:.4f}" for run in figures if "final_accuracy" in run),
+            ]
+        )
+    return rows
+
+
+ARM_HEAD = ["arm", "seconds per epoch", "time to accuracy (s)", "test accuracy"]
+
+
+def _time(seconds: float | None) -> str:
+    return "missed" if seconds is None else f"{seconds:.1f}"
+
+
+def as_lines(ablation: Ablation) -> list[str]:
+    """The result as it stands on the console."""
+    lines = ["", *aligned([ARM_HEAD, *arm_rows(ablation)]), ""]
+    for name, on_epochs, on_target in verdict_rows(ablation):
+        lines += [f"  {name}", f"    seconds per epoch  {on_epochs}", f"    time to accuracy   {on_target}"]
+    if why := reasons(ablation):
+        lines += ["", "why:", *(f"  {reason}" for reason in why)]
+    if against := unfit(ablation):
+        lines += ["", f"unfit for a claim: {'; '.join(against)}"]
+    return lines
+
+
+def as_markdown(ablation: Ablation, *, level: int = 1) -> str:
+    """The result as a piece of a document."""
+    settings, asked = ablation.settings, ablation.asked
+    facts = [
+        f"{settings['model']} on {settings['dataset']}, pipeline {settings['pipeline']}, "
+        f"batch {settings['batch_size']}, {settings['epochs']} epochs, "
+        f"target {settings['target_accuracy']} on validation",
+        f"design {asked.design}, {asked.repeats} repeats, {ablation.num_runs} of {ablation.num_planned} runs",
+        f"on {ablation.parent.machine}",
+        *(f"left out: {text}" for text in asked.left_out),
+        *([f"unfit for a claim: {'; '.join(against)}"] if (against := unfit(ablation)) else []),
+    ]
+    parts = [
+        heading(ablation.title, level),
+        listed(facts),
+        table(["", "seconds per epoch", "time to accuracy"], verdict_rows(ablation)),
+        table(ARM_HEAD, arm_rows(ablation)),
+    ]
+    if why := reasons(ablation):
+        parts += [heading("Why", level + 1), listed(why)]
+    parts += [
+        heading("Everything else that was measured, without verdicts (with it, against without)", level + 1),
+        table(["", *(contrast.name for contrast in ablation.design.contrasts)], other_rows(ablation)),
+        HOW_TO_READ,
+    ]
+    if command := ablation.parent.tags.get("accelmlf.command"):
+        parts.append(code(command))
+    return "\n\n".join(parts) + "\n"
+
+
+def other_rows(ablation: Ablation) -> list[list[str]]:
+    """A row per measure without verdicts, a column per contrast."""
+    found = {(effect.measure, effect.contrast.name): effect.figure for effect in ablation.effects}
+    measures = dict.fromkeys(effect.measure for effect in ablation.effects if not effect.measure.is_primary)
+    names = [contrast.name for contrast in ablation.design.contrasts]
+    return [[measure.title, *(found[measure, name] for name in names)] for measure in measures]
+
+
+def metrics(ablation: Ablation) -> dict[str, float]:
+    """The primary ratios with their intervals, by names that MLflow takes."""
+    figures: dict[str, float] = {}
+    for contrast in ablation.design.contrasts:
+        for effect, group in zip(
+            ablation.primary(contrast), ("epoch_speedup", "time_to_accuracy_speedup"), strict=True
+        ):
+            if effect.interval is not None:
+                ratio = as_ratio(effect.interval)
+                name = f"{group}/{metric_name(contrast)}"
+                figures[name] = ratio.value
+                if ratio.low is not None and ratio.high is not None:
+                    figures |= {f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+    return figures
+
+
+def metric_name(contrast: Contrast) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", contrast.name)
+
+
+def verdict(ablation: Ablation) -> str:
+    """All verdicts on one line."""
+    return "; ".join(
+        f"{name}: {on_epochs} per epoch, {on_target} to the target"
+        for name, on_epochs, on_target in verdict_rows(ablation)
+    )
+
+
+def curves_of(ablation: Ablation) -> Curves:
+    """For each arm the clock and the accuracy of each run, from the store."""
+    return {
+        arm.name: [
+            (history(run.run_id, "time/elapsed_train_s"), history(run.run_id, "eval/accuracy"))
+            for _, runs in sorted(ablation.runs.items())
+            if (run := runs.get(arm.name))
+        ]
+        for arm in ablation.design.arms
+    }
+
+
+def write_tables(folder: Path, ablation: Ablation) -> None:
+    """ablation.md, effects.csv and runs.csv."""
+    (folder / "ablation.md").write_text(as_markdown(ablation))
+    with (folder / "effects.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        head = ["factor", "measure", "kind", "value", "low", "high", "pairs", "p", "p_holm", "verdict"]
+        writer.writerow(head)
+        writer.writerows(_effect_row(effect) for effect in ablation.effects)
+    names = sorted(
+        {name for runs in ablation.runs.values() for run in runs.values() for name in run.metrics if "/" not in name}
+    )
+    with (folder / "runs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["arm", "block", "seed", "run_id", "outcome", *names])
+        for block, runs in ablation.runs.items():
+            for arm, run in runs.items():
+                figures = [run.metrics.get(name, "") for name in names]
+                writer.writerow([arm, block, run.settings["seed"], run.run_id, run.outcome, *figures])
+
+
+def _effect_row(effect: Effect) -> list[object]:
+    kind = "ratio" if effect.measure.is_ratio else f"difference in {effect.measure.unit}"
+    row: list[object] = [effect.contrast.name, effect.measure.metric, kind]
+    if effect.interval is None:
+        return [*row, "", "", "", "", "", "", effect.in_words]
+    interval = effect.interval
+    value, low, high = interval.mean, interval.low, interval.high
+    if effect.measure.is_ratio:
+        ratio = as_ratio(interval)
+        value, low, high = ratio.value, ratio.low, ratio.high
+    p_value = interval.p_value if effect.measure.is_primary else None
+    cells = [value, low, high, interval.count, p_value, effect.adjusted_p, effect.verdict]
+    return [*row, *("" if cell is None else cell for cell in cells)]
+
+
+def draw(folder: Path, ablation: Ablation, *, prefix: str = "") -> None:
+    """The pictures of PICTURES."""
+    draw_forest(ablation, folder / f"{prefix}forest.png")
+    draw_phases(ablation, folder / f"{prefix}phases.png")
+    draw_accuracy(ablation, curves_of(ablation), folder / f"{prefix}accuracy.png")

@@ -1,0 +1,139 @@
+"""An ablation as the tracking store has it: its design, its runs, and what they say."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from accelmlf.designs import ACCUMULATION, Arm, Contrast, Design, make_design
+from accelmlf.effects import SECONDS_PER_EPOCH, TIME_TO_ACCURACY, Effect, Measured, effects
+from accelmlf.reasons import Case, why
+from accelmlf.stored_runs import KIND, OWNER, StoredRun
+
+ABLATION, ARM_RUN = "ablation", "ablation run"
+ASKED, ARM, BLOCK = "accelmlf.ablation", "accelmlf.ablation_arm", "accelmlf.block"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What an ablation was asked for, as its parent run keeps it."""
+
+    design: str
+    factors: tuple[str, ...]
+    """Those that the device can run, their options included."""
+    clash: str | None
+    """Why they cannot all be on together, or None."""
+    repeats: int
+    left_out: tuple[str, ...]
+    """Factors that were asked for, with the reason why they are not there."""
+
+    def as_json(self) -> str:
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Asked":
+        fields = json.loads(text)
+        lists = {name: tuple(fields[name]) for name in ("factors", "left_out")}
+        return cls(**{**fields, **lists})
+
+    def as_design(self) -> Design:
+        return make_design(self.design, self.factors, clash=self.clash)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One ablation, complete or not."""
+
+    parent: StoredRun
+    asked: Asked
+    runs: Mapping[int, Mapping[str, StoredRun]]
+    """Block -> arm -> the run that ended well."""
+    failures: Sequence[StoredRun]
+    """Runs that ended otherwise, and whose place no other has taken."""
+
+    @classmethod
+    def of(cls, parent: StoredRun, children: Sequence[StoredRun]) -> "Ablation":
+        """`children`: all runs of the study; those of other kinds are passed over."""
+        asked = Asked.from_json(parent.tags[ASKED])
+        arms = asked.as_design().arms
+        runs = [run for run in children if run.tags.get(KIND) == ARM_RUN]
+        blocks = {block: found for block, found in blocks_of(runs, arms).items() if block < asked.repeats}
+        failed = [
+            run
+            for run in runs
+            if not run.has_ended_well and run.outcome and run.tags[ARM] not in blocks.get(int(run.tags[BLOCK]), {})
+        ]
+        return cls(parent, asked, blocks, failed)
+
+    @cached_property
+    def design(self) -> Design:
+        return self.asked.as_design()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of its runs, as far as they have them in common."""
+        return self.parent.settings
+
+    @property
+    def title(self) -> str:
+        return f"{self.settings['model']} on {self.settings['dataset']}, {self.asked.design.replace('_', ' ')}"
+
+    @cached_property
+    def measured(self) -> Measured:
+        return {
+            arm.name: {block: run.metrics for block, runs in self.runs.items() if (run := runs.get(arm.name))}
+            for arm in self.design.arms
+        }
+
+    @cached_property
+    def effects(self) -> list[Effect]:
+        return effects(self.design.contrasts, self.measured, self.asked.repeats)
+
+    def effects_of(self, contrast: Contrast) -> list[Effect]:
+        return [effect for effect in self.effects if effect.contrast is contrast]
+
+    def primary(self, contrast: Contrast) -> tuple[Effect, Effect]:
+        """Its effects on the two measures that carry a verdict: seconds per epoch, and time to accuracy."""
+        of = {effect.measure: effect for effect in self.effects_of(contrast)}
+        absent = Effect(contrast, SECONDS_PER_EPOCH, None, {}, dict.fromkeys(contrast.weights, self.asked.repeats))
+        return of.get(SECONDS_PER_EPOCH, absent), of[TIME_TO_ACCURACY]
+
+    def reason(self, contrast: Contrast) -> str:
+        """What the phases say about it."""
+        return why(Case(contrast, self.measured, self.accumulation_steps, self.settings["pipeline"]))
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Of the arms that have the factor accumulation alone; 1 where there is none."""
+        arms = {arm.name for arm in self.design.arms if ACCUMULATION in arm.factors}
+        steps = [
+            int(run.settings["accumulation_steps"])
+            for runs in self.runs.values()
+            for run in runs.values()
+            if run.tags[ARM] in arms
+        ]
+        return min(steps, default=1)
+
+    @property
+    def num_runs(self) -> int:
+        """How many have ended well."""
+        return sum(map(len, self.runs.values()))
+
+    @property
+    def num_planned(self) -> int:
+        return self.asked.repeats * len(self.design.arms)
+
+
+def machine_of(run: StoredRun) -> str:
+    return run.tags.get(OWNER, "").partition("/")[0]
+
+
+def blocks_of(runs: Sequence[StoredRun], arms: Sequence[Arm]) -> dict[int, dict[str, StoredRun]]:
+    """Block -> arm -> run. A block is of one machine, the one that has most of it; of the same arm the first counts."""
+    found: dict[int, dict[str, dict[str, StoredRun]]] = {}
+    names = {arm.name for arm in arms}
+    for run in runs:
+        if run.has_ended_well and run.tags[ARM] in names:
+            machines = found.setdefault(int(run.tags[BLOCK]), {})
+            machines.setdefault(machine_of(run), {}).setdefault(run.tags[ARM], run)
+    return {block: max(machines.values(), key=len) for block, machines in sorted(found.items())}

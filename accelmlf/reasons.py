@@ -1,0 +1,176 @@
+"""Why a factor helps or does not: sentences derived from the measured phases, by a few rules that print their numbers.
+
+Source of the bound on what can be won: Amdahl 1967.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from accelmlf.comparison import Interval, t_interval
+from accelmlf.costs import PHASES
+from accelmlf.designs import ACCUMULATION, NUMBER_FACTORS, Contrast
+from accelmlf.effects import Measured
+from accelmlf.techniques import TECHNIQUES
+
+LITTLE = 0.05
+"""Up to this share of an epoch there is nothing to win in a phase."""
+NOTICEABLE = 0.02
+"""From this share of an epoch on a change elsewhere is told."""
+EPOCH, EPOCHS_TO_ACCURACY = "mean_epoch_s", "epochs_to_accuracy"
+LOADING = {"data_wait", "transfer"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a contrast's blocks say about one figure or a sum of them: its means without and with, and the change."""
+
+    without: float
+    within: float
+    change: Interval
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the change is more than noise. One block cannot tell."""
+        low, high = self.change.low, self.change.high
+        return low is not None and high is not None and (low > 0 or high < 0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A contrast with all that its rules look at."""
+
+    contrast: Contrast
+    measured: Measured
+    accumulation_steps: int
+    """Of the arms with accumulation."""
+    pipeline: str
+
+    @property
+    def acts_on(self) -> tuple[str, ...]:
+        """The phases that its one factor is meant to shorten; none for several factors together."""
+        if len(self.contrast.factors) != 1:
+            return ()
+        (factor,) = self.contrast.factors
+        if factor in NUMBER_FACTORS:
+            return ("optimizer",) if factor == ACCUMULATION else ("forward", "backward", "optimizer")
+        kind = TECHNIQUES.get(factor.partition(":")[0])
+        return () if kind is None else kind.acts_on
+
+    def evidence(self, *metrics: str) -> Evidence | None:
+        """Over the blocks in which every arm has run; None where there is none, or the figure was not captured."""
+        weights = self.contrast.weights
+        runs = {arm: self.measured.get(arm, {}) for arm in weights}
+        in_all = set.intersection(*(set(blocks) for blocks in runs.values()))
+        blocks = sorted(b for b in in_all if all(m in runs[arm][b] for arm in runs for m in metrics))
+        if not blocks or not metrics:
+            return None
+        total = {arm: [sum(runs[arm][b][m] for m in metrics) for b in blocks] for arm in runs}
+        sides = [
+            [statistics.fmean(values) for values in zip(*(total[arm] for arm in side), strict=True)]
+            for side in (self.contrast.without, self.contrast.within)
+        ]
+        without, within = sides
+        change = t_interval([b - a for a, b in zip(without, within, strict=True)])
+        return Evidence(statistics.fmean(without), statistics.fmean(within), change)
+
+    def seconds(self, phases: Sequence[str]) -> Evidence | None:
+        """Seconds per epoch of some phases together, those of them that were measured."""
+        known = {name for blocks in self.measured.values() for figures in blocks.values() for name in figures}
+        return self.evidence(*(name for phase in phases if (name := f"mean_{phase}_s") in known))
+
+
+def nothing_to_win(case: Case) -> str | None:
+    """The phases that a factor acts on are a small part of the epoch."""
+    acted, epoch = case.seconds(case.acts_on), case.evidence(EPOCH)
+    if acted is None or epoch is None or acted.without / epoch.without > LITTLE:
+        return None
+    return f"{_place(case, acted, epoch)}, so it has next to nothing to win: at most {_bound(case, acted, epoch)}"
+
+
+def what_it_did(case: Case) -> str | None:
+    """How the phases that a factor acts on have changed."""
+    acted, epoch = case.seconds(case.acts_on), case.evidence(EPOCH)
+    if acted is None or epoch is None or acted.without / epoch.without <= LITTLE:
+        return None
+    start = _place(case, acted, epoch)
+    if case.contrast.factors == (ACCUMULATION,):
+        steps = case.accumulation_steps
+        start += f"; {steps} micro-batches per step leave 1/{steps} of that, at most {_bound(case, acted, epoch)}"
+    took = f"{acted.without:.2f} s became {acted.within:.2f} s"
+    if not acted.is_shown:
+        return f"{start}: {took}, a change that {_repeats(acted)} not tell from none"
+    return f"{start}: {took}, {acted.within / acted.without:.2f}x as long"
+
+
+def what_changed_elsewhere(case: Case) -> str | None:
+    """Phases that a factor is not meant to act on, and that changed by more than noise."""
+    epoch = case.evidence(EPOCH)
+    if epoch is None:
+        return None
+    others = {phase: case.seconds([phase]) for phase in PHASES if phase not in case.acts_on}
+    parts = [
+        f"{_named([phase])} {_longer(found)} ({found.without:.2f} s, then {found.within:.2f} s)"
+        for phase, found in others.items()
+        if found is not None and found.is_shown and abs(found.change.mean) >= NOTICEABLE * epoch.without
+    ]
+    if not parts:
+        return None
+    return ("elsewhere: " if case.acts_on else "") + ", ".join(parts)
+
+
+def how_many_epochs(case: Case) -> str | None:
+    """The time to accuracy is epochs times seconds; a factor that changes what is learned changes the first."""
+    epochs = case.evidence(EPOCHS_TO_ACCURACY)
+    runs = [figures for arm in case.contrast.weights for figures in case.measured.get(arm, {}).values()]
+    is_missed = any(EPOCHS_TO_ACCURACY not in figures for figures in runs)
+    if epochs is None or is_missed or abs(epochs.change.mean) < 0.05:
+        return None
+    noise = "" if epochs.is_shown else f", which {_repeats(epochs)} not tell from no change"
+    return f"the target took {epochs.within:.1f} epochs instead of {epochs.without:.1f}{noise}"
+
+
+RULES: tuple[Callable[[Case], str | None], ...] = (
+    nothing_to_win,
+    what_it_did,
+    what_changed_elsewhere,
+    how_many_epochs,
+)
+
+
+def why(case: Case) -> str:
+    """What the rules find, as one sentence; empty where they find nothing. Interactions have no phases of their own."""
+    if case.contrast.is_interaction:
+        return ""
+    found = [sentence for rule in RULES if (sentence := rule(case)) is not None]
+    return "; ".join(found)
+
+
+def _place(case: Case, acted: Evidence, epoch: Evidence) -> str:
+    """Which phases a factor acts on, and how much of an epoch they are."""
+    link = "together" if len(case.acts_on) > 1 else "which is"
+    share = acted.without / epoch.without
+    percent = f"{share:.1%}" if share < 0.01 else f"{share:.0%}"
+    # What is said of loading holds for the pipeline that was measured.
+    pipeline = f" with pipeline={case.pipeline}" if LOADING & set(case.acts_on) else ""
+    return f"it acts on {_named(case.acts_on)}, {link} {percent} of an epoch without it{pipeline}"
+
+
+def _bound(case: Case, acted: Evidence, epoch: Evidence) -> str:
+    """What an epoch would win if the phases took no time, or with accumulation a k-th of it."""
+    left = 1 / case.accumulation_steps if case.contrast.factors == (ACCUMULATION,) else 0.0
+    return f"{epoch.without / (epoch.without - acted.without * (1 - left)):.2f}x as fast"
+
+
+def _named(phases: Sequence[str]) -> str:
+    words = ["the optimizer step" if phase == "optimizer" else phase.replace("_", " ") for phase in phases]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _longer(found: Evidence) -> str:
+    change = found.change.mean
+    return f"took {abs(change):.2f} s {'longer' if change > 0 else 'less'}"
+
+
+def _repeats(found: Evidence) -> str:
+    return f"{found.change.count} repeats do" if found.change.count > 1 else "one repeat does"
