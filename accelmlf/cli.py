@@ -4,22 +4,19 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import click
 
 from accelmlf import PROCESS_STARTED_S, signals
 from accelmlf.config import RunConfig, field_help, parse_bool, parse_setting, settable_fields, suggest
-from accelmlf.designs import SET_BY_ABLATION, AblateConfig
+from accelmlf.entries import ENTRY_POINTS, EntryPoint
 from accelmlf.environment import pick_device
 from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, one_line, redact
 from accelmlf.experiment import run_experiment, settle
 from accelmlf.recipes import resolve
-from accelmlf.reporting import ReportConfig
 from accelmlf.techniques import TECHNIQUES
 from accelmlf.tracking import MlflowTracker, close_inherited_run
-from accelmlf.tuning import SET_BY_SEARCH, TuneConfig
 
 MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
 DEFAULT_MODEL = MODEL_ENTRY_POINTS[0]
@@ -90,7 +87,7 @@ def run_command(name: str, text: str, settings: dict[str, Any], *, model: str | 
     return click.Command(name, params=options, callback=run_callback(model), help=text, context_settings=settings)
 
 
-def entry_command(name: str, entry: "EntryPoint", settings: dict[str, Any]) -> click.Command:
+def entry_command(name: str, entry: EntryPoint, settings: dict[str, Any]) -> click.Command:
     """A command of many runs: its own settings, and those of its runs that it does not set itself."""
     of_runs = flags_of(RunConfig, without=tuple(entry.set_by_itself)) if entry.has_runs else []
     options = flags_of(entry.record) + of_runs + switches(*(() if entry.has_runs else ("debug",)))
@@ -137,7 +134,7 @@ def run_callback(model: str | None) -> Callable[..., None]:
     return run
 
 
-def entry_callback(entry: "EntryPoint") -> Callable[..., None]:
+def entry_callback(entry: EntryPoint) -> Callable[..., None]:
     """What a command of many runs does with the texts it was given."""
 
     def run(debug: str | None, dry_run: str | None = None, **texts: str | None) -> None:
@@ -217,57 +214,3 @@ def typed_value(name: str, given: Sequence[str]) -> str:
         if token.startswith("--") and key.replace("-", "_") == name.replace("-", "_"):
             return value if equals else following
     return ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EntryPoint:
-    """An entry point beside those that train one run."""
-
-    does: str
-    record: type
-    """Its settings."""
-    run: Callable[..., None]
-    set_by_itself: Mapping[str, str] = field(default_factory=dict)
-    """Settings of its runs that it sets, and what to give instead."""
-    has_runs: bool = True
-    """Whether it takes the settings of runs."""
-
-
-def tune(*given: Any, **switched: Any) -> None:
-    from accelmlf.tune import run_tune  # Optuna: a single run need not wait for it
-
-    run_tune(*given, **switched)
-
-
-def ablate(*given: Any, **switched: Any) -> None:
-    from accelmlf.ablation import run_ablate  # SciPy and Matplotlib likewise
-
-    run_ablate(*given, **switched)
-
-
-def report(*given: Any) -> None:
-    from accelmlf.report import run_report
-
-    run_report(*given)
-
-
-ENTRY_POINTS = {
-    "tune": EntryPoint(
-        does="Search for the settings that reach a target accuracy soonest, and confirm them with fresh seeds.",
-        record=TuneConfig,
-        run=tune,
-        set_by_itself=SET_BY_SEARCH,
-    ),
-    "ablate": EntryPoint(
-        does="Say what each technique is worth: arms that differ in nothing else, interleaved and repeated.",
-        record=AblateConfig,
-        run=ablate,
-        set_by_itself=SET_BY_ABLATION,
-    ),
-    "report": EntryPoint(
-        does="Write report.md and report.html of all that the tracking store holds.",
-        record=ReportConfig,
-        run=report,
-        has_runs=False,
-    ),
-}

@@ -1,6 +1,5 @@
 """The command line, MLproject and RunConfig say the same; whatever is wrong is one line and the contract's code."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from accelmlf.cli import MODEL_ENTRY_POINTS, SWITCHES, entry_points, main
+from accelmlf.cli import DEFAULT_MODEL, MODEL_ENTRY_POINTS, SWITCHES, entry_points, main
 from accelmlf.config import as_text, settable_fields
+from accelmlf.entries import ENTRY_POINTS
 from accelmlf.models import MODELS
 from accelmlf.recipes import resolve
 from accelmlf.techniques import TECHNIQUES
-from accelmlf.tuning import SET_BY_SEARCH, TuneConfig
 
 ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
@@ -27,20 +26,22 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 
 def settings_of(entry_point: str) -> set[str]:
-    if entry_point == "tune":
-        return {*settable_fields(TuneConfig), *settable_fields()} - {*SET_BY_SEARCH}
+    if entry := ENTRY_POINTS.get(entry_point):
+        of_runs = set(settable_fields()) - set(entry.set_by_itself) if entry.has_runs else set()
+        return {*settable_fields(entry.record), *of_runs}
     return set(settable_fields()) - (set() if entry_point == "main" else {"model"})
 
 
 def test_every_model_has_an_entry_point() -> None:
     assert set(MODEL_ENTRY_POINTS) == set(MODELS)
-    assert set(entry_points().commands) == set(PROJECT) == {"main", *MODEL_ENTRY_POINTS, "tune"}
+    assert set(entry_points().commands) == set(PROJECT) == {"main", *MODEL_ENTRY_POINTS, *ENTRY_POINTS}
+    assert set(ENTRY_POINTS) == {"tune", "ablate", "report"}
 
 
 @pytest.mark.parametrize("entry_point", PROJECT)
 def test_mlproject_declares_what_the_command_line_has(entry_point: str) -> None:
     flags = {parameter.name for parameter in entry_points().commands[entry_point].params}
-    assert flags == settings_of(entry_point) | set(SWITCHES)
+    assert flags == settings_of(entry_point) | ({"debug"} if entry_point == "report" else set(SWITCHES))
     declared = PROJECT[entry_point]["parameters"]
     assert set(declared) <= flags
     command = PROJECT[entry_point]["command"]
@@ -55,10 +56,13 @@ def test_mlproject_declares_what_the_command_line_has(entry_point: str) -> None:
 def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: str) -> None:
     declared = {name: spec["default"] for name, spec in PROJECT[entry_point]["parameters"].items()}
     model = declared.pop("model", entry_point)
-    own = {f.name: as_text(f.name, getattr(TuneConfig(), f.name)) for f in dataclasses.fields(TuneConfig)}
-    texts = resolve({"model": model}).as_texts() | (own if entry_point == "tune" else {})
+    entry = ENTRY_POINTS.get(entry_point)
+    model = DEFAULT_MODEL if entry else model
+    record = entry.record() if entry else None
+    own = {name: as_text(name, getattr(record, name)) for name in settable_fields(entry.record)} if entry else {}
+    texts = resolve({"model": model}).as_texts() | own
     assert declared == {name: texts[name] for name in declared}
-    fields = settable_fields() | settable_fields(TuneConfig)
+    fields = settable_fields() | (settable_fields(entry.record) if entry else {})
     not_concrete = {name for name, f in fields.items() if f.default is None or "recipe" in f.metadata["default_text"]}
     assert not_concrete & declared.keys() <= {"train_images"}
 
@@ -96,10 +100,19 @@ def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: s
         (["tune", "--n_trails", "3"], "n_trails=3: there is no such setting. Did you mean n_trials?"),
         (["tune", "--sampler", "tpee"], "sampler=tpee: unknown sampler. Did you mean tpe?"),
         (["tune", "--batch_sizes", "16,x"], "batch_sizes=16,x: not a comma list of whole numbers"),
-        (["tune", "--batch_size", "16"], "batch_size=16: a search sets it by itself. Give batch_sizes"),
-        (["tune", "--stop-at-target", "true"], "stop_at_target=true: a search sets it by itself"),
+        (["tune", "--batch_size", "16"], "batch_size=16: tune sets it by itself. Give batch_sizes"),
+        (["tune", "--stop-at-target", "true"], "stop_at_target=true: tune sets it by itself"),
         (["tune", "--validation", "test"], "validation=test: a search that looks at the test set"),
         (["tune", "--study_name", "a b"], "study_name=a b: a name is"),
+        (["ablate", "--tuned", "true"], "tuned=true: ablate sets it by itself. Give design=preset"),
+        (["ablate", "--accumulation-steps", "2"], "accumulation_steps=2: ablate sets it by itself. Give factors="),
+        (["ablate", "--design", "factorail"], "design=factorail: unknown design. Did you mean factorial?"),
+        (["ablate", "--repeats", "0"], "repeats=0: outside its range"),
+        (["ablate", "--factors", "amp, amp"], "factors=amp, amp: amp is there twice"),
+        (["ablate", "--factors", "amp", "--design", "preset"], "factors=amp: the preset's factors are those of the"),
+        (["ablate", "--design", "preset", "--batch_size", "8"], "batch_size=8: design=preset compares the recipe's own"),
+        (["report", "--model", "vit"], "model=vit: there is no such setting. Known: experiment_name, output"),
+        (["report", "--experiment", "x"], "experiment=x: there is no such setting. Did you mean experiment_name?"),
         (["resnet50", "--n_trials", "3"], "n_trials=3: there is no such setting"),
         (["resnet"], "entry_point=resnet: there is no such entry point. Did you mean resnet50?"),
         (["train"], "entry_point=train: there is no such entry point"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from accelmlf.config import RunConfig, field_help, settable_fields
+from accelmlf.entries import ENTRY_POINTS
 from accelmlf.techniques import TECHNIQUES
-from accelmlf.tuning import TuneConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -16,8 +16,11 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
+RECORDS = (RunConfig, *(entry.record for entry in ENTRY_POINTS.values()))
+
+
 @pytest.mark.parametrize(
-    ("record", "name"), [(record, name) for record in (RunConfig, TuneConfig) for name in settable_fields(record)]
+    ("record", "name"), [(record, name) for record in RECORDS for name in settable_fields(record)]
 )
 def test_the_readme_gives_each_setting_with_its_default_and_help(record: type, name: str) -> None:
     default = settable_fields(record)[name].metadata["default_text"]
