@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from accelmlf import __version__, ablation_report, isolation
-from accelmlf.ablation_result import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, Ablation, Asked, blocks_of
+from accelmlf.ablation_result import ARM, ASKED, DEVICE, Ablation, Asked, blocks_of
 from accelmlf.child_runs import Child, run_child
 from accelmlf.commands import as_given, command_line
 from accelmlf.comparison import block_orders
@@ -28,7 +28,7 @@ from accelmlf.preflight import Factors, Preflight, look, look_at_factors
 from accelmlf.processes import MANY_RUNS, is_of_this_machine, sole_use
 from accelmlf.recipes import resolve
 from accelmlf.runs_console import RunsConsole
-from accelmlf.stored_runs import OWNER, StoredRun, runs_of_study
+from accelmlf.stored_runs import ABLATION, ARM_RUN, BLOCK, OWNER, StoredRun, runs_of_study
 from accelmlf.tracking import MlflowTracker
 
 NOT_PART_OF_AN_ABLATION = ("arm", "data_dir", "device", "effective_batch_size", "save_model")
@@ -67,6 +67,7 @@ class AblationPlan:
             "factors": self.asked.factors,
             "learning_rates": arms,
             "machine": {name: str(hardware[name]) for name in named if name in hardware},
+            "device_type": self.base.device.partition(":")[0],
             "torch": versions["torch"],
             "accelmlf": __version__,
         }
@@ -121,6 +122,9 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     """
     words = ablate.factor_words()
     seen = isolation.call(look, resolve(given), False)
+    if seen.config.batch_size == 1 and seen.has_batch_norm:
+        rule = f"the BatchNorm of {seen.config.model} cannot normalise over one picture"
+        raise ConfigError("batch_size", 1, rule, "Use 2 or more")
     if ablate.design == "preset":
         tuned = isolation.call(look, resolve({**given, TUNED: True}), False)
         left_out = tuple(f"{technique.label} ({technique.reason})" for technique in tuned.skipped)
@@ -150,7 +154,7 @@ def measure(plan: AblationPlan, family: Family) -> None:
         AccelmlfError: what no further run would survive, or the last failure where all have failed.
     """
     arms, console = plan.asked.as_design().arms, RunsConsole()
-    kept = kept_runs(family, arms)
+    kept = kept_runs(family, arms, plan.seen.device_key)
     todo = [
         (block, arm)
         for block, order in enumerate(block_orders(arms, plan.asked.repeats, plan.base.seed))
@@ -168,7 +172,8 @@ def measure(plan: AblationPlan, family: Family) -> None:
         console.begins(
             f"run {number + 1} of {len(todo)}, block {block + 1}", described(arm, config), config.epochs, left
         )
-        child = Child(f"{arm.name}, seed {config.seed}", ARM_RUN, {ARM: arm.name, BLOCK: str(block)})
+        tags = {ARM: arm.name, BLOCK: str(block), DEVICE: plan.seen.device_key}
+        child = Child(f"{arm.name}, seed {config.seed}", ARM_RUN, tags)
         ended = run_child(child, config, plan.seen.device_key, family, console)
         if not isinstance(ended, AccelmlfError):
             in_a_row.clear()
@@ -187,11 +192,12 @@ def described(arm: Arm, config: RunConfig) -> str:
     return f"{arm.name} ({batch}, techniques {config.techniques}, seed {config.seed})"
 
 
-def kept_runs(family: Family, arms: tuple[Arm, ...]) -> dict[int, dict[str, StoredRun]]:
-    """What earlier starts have finished: whole blocks, and of one that was cut short what this machine has measured."""
+def kept_runs(family: Family, arms: tuple[Arm, ...], device_key: str) -> dict[int, dict[str, StoredRun]]:
+    """What earlier starts have finished: whole blocks, and of one that was cut short what this device has measured."""
     runs = family.children(ARM_RUN)
     whole = {block: found for block, found in blocks_of(runs, arms).items() if len(found) == len(arms)}
-    return blocks_of([run for run in runs if is_of_this_machine(run.tags[OWNER])], arms) | whole
+    own = [run for run in runs if is_of_this_machine(run.tags[OWNER]) and run.tags[DEVICE] == device_key]
+    return blocks_of(own, arms) | whole
 
 
 def labels(plan: AblationPlan) -> tuple[dict[str, str], dict[str, str]]:
@@ -228,8 +234,10 @@ def announce(plan: AblationPlan) -> None:
 def record(ablation: Ablation, plan: AblationPlan, family: Family) -> None:
     """The result on the console and in the parent run: metrics, verdicts, tables, pictures."""
     say("\n".join(ablation_report.as_lines(ablation)))
-    say(f"\nto repeat this: {plan.command()} -P seed=<another>, or with more repeats to go on")
-    outcome = "completed" if ablation.num_runs == ablation.num_planned else "failed"
+    say(f"\nto show this again: {plan.command()}")
+    say("another seed (-P seed=1000, say) measures afresh; decide on the number of repeats before you look")
+    is_whole = ablation.num_runs + len(ablation.failures) == ablation.num_planned
+    outcome = "completed" if is_whole else "failed"
     tags = {"accelmlf.verdict": ablation_report.verdict(ablation)}
     family.log_result({}, ablation_report.metrics(ablation), outcome, tags)
     for write in (ablation_report.write_tables, ablation_report.draw):  # a picture that fails takes no table with it

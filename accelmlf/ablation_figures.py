@@ -106,7 +106,7 @@ def draw_phases(ablation: Ablation, path: Path) -> None:
         axis.text(left[arm], row, f"  {left[arm]:.2f} s", va="center", fontsize=9)
     axis.invert_yaxis()
     axis.set(xlabel="seconds per epoch (mean)", xlim=(0, 1.12 * max(left.values(), default=1.0)))
-    axis.set_title(f"{ablation.title}: where an epoch goes, pipeline={ablation.settings['pipeline']}", fontsize=11)
+    axis.set_title(f"{ablation.title}: where an epoch goes", fontsize=11)
     figure.legend(loc="outside lower center", ncols=len(PHASES) + 1, frameon=False, fontsize=8)
     figure.savefig(path, dpi=DPI)
 

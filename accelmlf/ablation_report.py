@@ -2,13 +2,14 @@
 
 import csv
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accelmlf.ablation_figures import Curves, draw_accuracy, draw_forest, draw_phases
 from accelmlf.ablation_result import Ablation
 from accelmlf.checks import marks_of_group
 from accelmlf.comparison import as_ratio
-from accelmlf.console import aligned
+from accelmlf.console import aligned, short
 from accelmlf.designs import Contrast
 from accelmlf.effects import Effect
 from accelmlf.markdown import code, heading, listed, table
@@ -42,37 +43,47 @@ def reasons(ablation: Ablation) -> list[str]:
 def unfit(ablation: Ablation) -> list[str]:
     """Why the ablation supports no claim; empty where nothing says so."""
     runs = [run for block in ablation.runs.values() for run in block.values()]
-    skipped = [f"{len(ablation.failures)} runs failed"] if ablation.failures else []
-    missing = ablation.num_planned - ablation.num_runs
-    return (
-        marks_of_group(runs, min((len(blocks) for blocks in ablation.measured.values()), default=0))
-        + skipped
-        + ([f"{missing} of {ablation.num_planned} runs are missing"] if missing else [])
-    )
+    against = marks_of_group(runs, min((len(blocks) for blocks in ablation.measured.values()), default=0))
+    if failures := ablation.failures:
+        kinds = ", ".join(sorted({str(run.outcome).replace("_", " ") for run in failures}))
+        against.append(f"{len(failures)} of {ablation.num_planned} runs failed ({kinds})")
+    if missing := ablation.num_planned - ablation.num_runs - len(failures):
+        against.append(f"{missing} of {ablation.num_planned} runs are missing")
+    if len(ablation.looks) > 1:
+        looks = ", ".join(map(str, ablation.looks))
+        against.append(f"judged more than once, with {looks} repeats, which the verdicts do not allow for")
+    return against
+
+
+ARM_HEAD = ["arm", "its settings", "seconds per epoch", "time to accuracy (s)", "test accuracy"]
 
 
 def arm_rows(ablation: Ablation) -> list[list[str]]:
-    """A row per arm: what its runs measured, each figure in the order of the blocks."""
+    """A row per arm: what it is, and what its runs measured, each figure in the order of the blocks."""
     rows = []
     for arm in ablation.design.arms:
-        blocks = ablation.measured[arm.name]
+        blocks, settings = ablation.measured[arm.name], ablation.settings_of(arm.name)
         figures = [blocks[block] for block in sorted(blocks)]
         rows.append(
             [
                 arm.name,
-                ", ".join(f"{run['median_epoch_s']:.2f}" for run in figures),
-                ", ".join(_time(run.get("time_to_accuracy_s")) for run in figures),
+                in_words(settings) if settings else "",
+                ", ".join(short(run["median_epoch_s"]) for run in figures if "median_epoch_s" in run),
+                ", ".join(_time(run) for run in figures),
                 ", ".join(f"{run['final_accuracy']:.4f}" for run in figures if "final_accuracy" in run),
             ]
         )
     return rows
 
 
-ARM_HEAD = ["arm", "seconds per epoch", "time to accuracy (s)", "test accuracy"]
+def _time(run: Mapping[str, float]) -> str:
+    return f"{run['time_to_accuracy_s']:.1f}" if "time_to_accuracy_s" in run else "missed"
 
 
-def _time(seconds: float | None) -> str:
-    return "missed" if seconds is None else f"{seconds:.1f}"
+def in_words(settings: Mapping[str, str]) -> str:
+    """What sets arms apart."""
+    batch = f"batch {settings['batch_size']} x {settings['accumulation_steps']}"
+    return f"{batch}, learning rate {float(settings['learning_rate']):.3g}, {settings['techniques']}"
 
 
 def as_lines(ablation: Ablation) -> list[str]:
@@ -87,23 +98,23 @@ def as_lines(ablation: Ablation) -> list[str]:
     return lines
 
 
-def as_markdown(ablation: Ablation, *, level: int = 1) -> str:
-    """The result as a piece of a document."""
+def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] = ()) -> str:
+    """The result as a piece of a document; `pictures`: Markdown for them."""
     settings, asked = ablation.settings, ablation.asked
     facts = [
-        f"{settings['model']} on {settings['dataset']}, pipeline {settings['pipeline']}, "
-        f"batch {settings['batch_size']}, {settings['epochs']} epochs, "
-        f"target {settings['target_accuracy']} on validation",
+        f"{settings['epochs']} epochs, target {settings['target_accuracy']} on validation",
         f"design {asked.design}, {asked.repeats} repeats, {ablation.num_runs} of {ablation.num_planned} runs",
         f"on {ablation.parent.machine}",
         *(f"left out: {text}" for text in asked.left_out),
-        *([f"unfit for a claim: {'; '.join(against)}"] if (against := unfit(ablation)) else []),
     ]
+    if against := unfit(ablation):
+        facts.append(f"unfit for a claim: {'; '.join(against)}")
     parts = [
         heading(ablation.title, level),
         listed(facts),
         table(["", "seconds per epoch", "time to accuracy"], verdict_rows(ablation)),
         table(ARM_HEAD, arm_rows(ablation)),
+        *pictures,
     ]
     if why := reasons(ablation):
         parts += [heading("Why", level + 1), listed(why)]
@@ -147,10 +158,9 @@ def metric_name(contrast: Contrast) -> str:
 
 def verdict(ablation: Ablation) -> str:
     """All verdicts on one line."""
-    return "; ".join(
-        f"{name}: {on_epochs} per epoch, {on_target} to the target"
-        for name, on_epochs, on_target in verdict_rows(ablation)
-    )
+    rows = verdict_rows(ablation)
+    said = [f"{name}: {on_epochs} per epoch, {on_target} to the target" for name, on_epochs, on_target in rows]
+    return f"with pipeline={ablation.settings['pipeline']}: " + "; ".join(said)
 
 
 def curves_of(ablation: Ablation) -> Curves:

@@ -1,17 +1,19 @@
 """An ablation as the tracking store has it: its design, its runs, and what they say."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from accelmlf.designs import ACCUMULATION, Arm, Contrast, Design, make_design
 from accelmlf.effects import SECONDS_PER_EPOCH, TIME_TO_ACCURACY, Effect, Measured, effects
+from accelmlf.processes import machine_of
 from accelmlf.reasons import Case, why
-from accelmlf.stored_runs import KIND, OWNER, StoredRun
+from accelmlf.stored_runs import ABLATION, ARM_RUN, BLOCK, KIND, OWNER, StoredRun
 
-ABLATION, ARM_RUN = "ablation", "ablation run"
-ASKED, ARM, BLOCK = "accelmlf.ablation", "accelmlf.ablation_arm", "accelmlf.block"
+ASKED, ARM, DEVICE = "accelmlf.ablation", "accelmlf.ablation_arm", "accelmlf.device_key"
+FAILED_BY_ITSELF = ("diverged", "out_of_memory", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,9 @@ class Ablation:
     runs: Mapping[int, Mapping[str, StoredRun]]
     """Block -> arm -> the run that ended well."""
     failures: Sequence[StoredRun]
-    """Runs that ended otherwise, and whose place no other has taken."""
+    """The last run of each place in which none ended well, where that was its own fault."""
+    looks: Sequence[int]
+    """Numbers of repeats with which it was judged, if there was more than this one."""
 
     @classmethod
     def of(cls, parent: StoredRun, children: Sequence[StoredRun]) -> "Ablation":
@@ -58,12 +62,16 @@ class Ablation:
         arms = asked.as_design().arms
         runs = [run for run in children if run.tags.get(KIND) == ARM_RUN]
         blocks = {block: found for block, found in blocks_of(runs, arms).items() if block < asked.repeats}
-        failed = [
-            run
+        failed = {
+            (run.tags[BLOCK], run.tags[ARM]): run
             for run in runs
-            if not run.has_ended_well and run.outcome and run.tags[ARM] not in blocks.get(int(run.tags[BLOCK]), {})
-        ]
-        return cls(parent, asked, blocks, failed)
+            if run.outcome in FAILED_BY_ITSELF
+            and int(run.tags[BLOCK]) < asked.repeats
+            and run.tags[ARM] not in blocks.get(int(run.tags[BLOCK]), {})
+        }
+        judged = [run for run in children if run.kind == ABLATION and run.outcome == "completed" and ASKED in run.tags]
+        looks = {Asked.from_json(run.tags[ASKED]).repeats for run in judged} | {asked.repeats}
+        return cls(parent, asked, blocks, list(failed.values()), sorted(looks))
 
     @cached_property
     def design(self) -> Design:
@@ -76,7 +84,8 @@ class Ablation:
 
     @property
     def title(self) -> str:
-        return f"{self.settings['model']} on {self.settings['dataset']}, {self.asked.design.replace('_', ' ')}"
+        settings, design = self.settings, self.asked.design.replace("_", " ")
+        return f"{settings['model']} on {settings['dataset']}, pipeline={settings['pipeline']}, {design}"
 
     @cached_property
     def measured(self) -> Measured:
@@ -87,7 +96,8 @@ class Ablation:
 
     @cached_property
     def effects(self) -> list[Effect]:
-        return effects(self.design.contrasts, self.measured, self.asked.repeats)
+        failed = Counter(run.tags[ARM] for run in self.failures)
+        return effects(self.design.contrasts, self.measured, self.asked.repeats, failed)
 
     def effects_of(self, contrast: Contrast) -> list[Effect]:
         return [effect for effect in self.effects if effect.contrast is contrast]
@@ -102,17 +112,15 @@ class Ablation:
         """What the phases say about it."""
         return why(Case(contrast, self.measured, self.accumulation_steps, self.settings["pipeline"]))
 
+    def settings_of(self, arm: str) -> dict[str, str]:
+        """Of an arm's runs; empty where it has none."""
+        return next((run.settings for runs in self.runs.values() if (run := runs.get(arm))), {})
+
     @property
     def accumulation_steps(self) -> int:
-        """Of the arms that have the factor accumulation alone; 1 where there is none."""
-        arms = {arm.name for arm in self.design.arms if ACCUMULATION in arm.factors}
-        steps = [
-            int(run.settings["accumulation_steps"])
-            for runs in self.runs.values()
-            for run in runs.values()
-            if run.tags[ARM] in arms
-        ]
-        return min(steps, default=1)
+        """Of the arms that accumulate as the recipe does; 1 where there is none."""
+        arms = [self.settings_of(arm.name) for arm in self.design.arms if ACCUMULATION in arm.factors]
+        return min((int(settings["accumulation_steps"]) for settings in arms if settings), default=1)
 
     @property
     def num_runs(self) -> int:
@@ -124,16 +132,17 @@ class Ablation:
         return self.asked.repeats * len(self.design.arms)
 
 
-def machine_of(run: StoredRun) -> str:
-    return run.tags.get(OWNER, "").partition("/")[0]
+def place_of(run: StoredRun) -> tuple[str, str]:
+    """The machine and the device on it."""
+    return machine_of(run.tags.get(OWNER, "")), run.tags.get(DEVICE, "")
 
 
 def blocks_of(runs: Sequence[StoredRun], arms: Sequence[Arm]) -> dict[int, dict[str, StoredRun]]:
-    """Block -> arm -> run. A block is of one machine, the one that has most of it; of the same arm the first counts."""
-    found: dict[int, dict[str, dict[str, StoredRun]]] = {}
+    """Block -> arm -> run. A block is of one device, the one that has most of it; of the same arm the first counts."""
+    found: dict[int, dict[tuple[str, str], dict[str, StoredRun]]] = {}
     names = {arm.name for arm in arms}
     for run in runs:
         if run.has_ended_well and run.tags[ARM] in names:
-            machines = found.setdefault(int(run.tags[BLOCK]), {})
-            machines.setdefault(machine_of(run), {}).setdefault(run.tags[ARM], run)
-    return {block: max(machines.values(), key=len) for block, machines in sorted(found.items())}
+            places = found.setdefault(int(run.tags[BLOCK]), {})
+            places.setdefault(place_of(run), {}).setdefault(run.tags[ARM], run)
+    return {block: max(places.values(), key=len) for block, places in sorted(found.items())}

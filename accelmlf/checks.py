@@ -1,5 +1,6 @@
 """Whether runs are fit to be claimed from: what their own records say against it."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from accelmlf.effects import MIN_REPEATS
@@ -54,13 +55,15 @@ def marks(run: StoredRun) -> list[str]:
 
 
 def marks_of_group(runs: Sequence[StoredRun], repeats: int) -> list[str]:
-    """Why runs of one kind, each repeated so often, are unfit: each reason once, with how many runs it is of."""
-    few = [f"{repeats} repeat{'s' * (repeats != 1)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
-    found: dict[str, int] = {}
-    for run in runs:
-        for mark in marks(run):
-            found[mark] = found.get(mark, 0) + 1
+    """Why runs of one kind, repeated so often, are unfit: each reason once, its worst case, and how many have it."""
+    found = [f"{repeats} repeat{'s' * (repeats != 1)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
+    for check in RUN_CHECKS:
+        if texts := [mark for run in runs if (mark := check(run)) is not None]:
+            counted = "" if len(texts) == len(runs) else f" ({len(texts)} of {len(runs)} runs)"
+            found.append(max(texts, key=_numbers) + counted)
     commits = {run.tags.get("accelmlf.code.commit") for run in runs}
-    mixed = [f"code of {len(commits)} commits"] if len(commits) > 1 else []
-    counted = [mark if count == len(runs) else f"{mark} ({count} of {len(runs)} runs)" for mark, count in found.items()]
-    return few + counted + mixed
+    return found + ([f"code of {len(commits)} commits"] if len(commits) > 1 else [])
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]

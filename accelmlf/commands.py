@@ -10,8 +10,6 @@ from accelmlf.recipes import resolve
 
 WITHOUT_EFFECT = ("save_model",)
 """Settings that change nothing that is measured."""
-SET_BY_ARM = ("techniques", "accumulation_steps", "batch_size")
-"""What `tuned` sets. The resolved text of the techniques has options that the preset leaves to the device."""
 PRESET_ARMS = ("baseline", "tuned", "tuned_partial")
 
 
@@ -35,25 +33,20 @@ def command_of(texts: Mapping[str, str]) -> str:
     """The shortest command whose run resolves to these settings (`RunConfig.as_texts`) on the same device.
 
     Raises:
-        ConfigError: settings that this version cannot read.
+        ConfigError: settings that no command of this version leads to.
     """
     given: dict[str, Any] = {"model": texts["model"]}
+    # A preset leaves the options of its techniques, and which of them there are, to the device.
+    left = (*WITHOUT_EFFECT, *(("techniques",) if texts["arm"] in PRESET_ARMS else ()))
     # First those that choose the row of the table, or that others follow.
-    first = ("dataset", "weights", "tuned", "device", *SET_BY_ARM)
-    names = [*first, *(name for name in settable_fields() if name not in (*first, "model", *WITHOUT_EFFECT))]
-    for name in names:
-        if name in SET_BY_ARM and texts.get("arm") in PRESET_ARMS:
-            continue
-        if name in texts and resolve(given).as_texts()[name] != texts[name]:
+    first = ("dataset", "weights", "tuned", "device", "techniques", "accumulation_steps", "batch_size")
+    for name in (*first, *(name for name in settable_fields() if name not in (*first, "model"))):
+        if name in texts and name not in left and resolve(given).as_texts()[name] != texts[name]:
             given[name] = parse_setting(name, texts[name])
+    found = {**resolve(given).as_texts(), "arm": texts["arm"]}
+    if other := [name for name, text in texts.items() if name not in left and found.get(name) != text]:
+        rule = "no command of this version leads to it"
+        raise ConfigError(other[0], texts[other[0]], rule, "Use the version that it was recorded with")
     return command_line(
         texts["model"], {name: as_text(name, value) for name, value in given.items() if name != "model"}
     )
-
-
-def command_or_nothing(texts: Mapping[str, str]) -> str:
-    """`command_of`, or nothing for the settings of another version."""
-    try:
-        return command_of(texts)
-    except (ConfigError, KeyError):
-        return ""

@@ -33,8 +33,11 @@ class Ratio:
     pairs: int
 
     def __str__(self) -> str:
-        interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.value:.2f}x{interval}"
+        limits = [limit for limit in (self.low, self.high) if limit is not None]
+        # A limit near 1 gets the digits that show on which side of 1 it is.
+        digits = next((d for d in (2, 3) if all(round(limit, d) != 1 for limit in limits)), 4 if limits else 2)
+        interval = f" [{limits[0]:.{digits}f}, {limits[1]:.{digits}f}]" if limits else ""
+        return f"{self.value:.{digits}f}x{interval}"
 
 
 def t_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:

@@ -15,11 +15,10 @@ from accelmlf.errors import AccelmlfError
 from accelmlf.family import Family
 from accelmlf.processes import is_of_this_machine
 from accelmlf.search_console import SearchConsole
-from accelmlf.stored_runs import OWNER
+from accelmlf.stored_runs import BLOCK, CONFIRMATION, OWNER
 from accelmlf.study import TrialRecord
 from accelmlf.tuning import Plan, Point, in_words
 
-CONFIRMATION = "confirmation"
 NUM_BEST = 3
 
 
@@ -170,7 +169,7 @@ def complete_blocks(arms: Sequence[Candidate], family: Family) -> dict[int, dict
     blocks: dict[tuple[str, int], dict[str, Repeat]] = {}
     for run in family.children(CONFIRMATION):
         if run.has_ended_well and is_of_this_machine(run.tags[OWNER]):
-            key = run.tags["accelmlf.block"], int(run.settings["seed"])
+            key = run.tags[BLOCK], int(run.settings["seed"])
             blocks.setdefault(key, {})[run.tags["accelmlf.point"]] = Repeat.from_metrics(run.metrics)
     wanted = {in_words(arm.point) for arm in arms}
     return {seed: repeats for (_, seed), repeats in blocks.items() if wanted <= repeats.keys()}
@@ -179,7 +178,7 @@ def complete_blocks(arms: Sequence[Candidate], family: Family) -> dict[int, dict
 def run_once(plan: Plan, arm: Candidate, seed: int, block: str, family: Family, console: SearchConsole) -> Repeat:
     """One repeat of one candidate, the test set read at its end."""
     config = plan.config_of(None if arm.is_recipe else arm.point, seed=seed)
-    tags = {"accelmlf.point": in_words(arm.point), "accelmlf.block": block}
+    tags = {"accelmlf.point": in_words(arm.point), BLOCK: block}
     child = Child(f"confirmation, seed {seed}: {arm.name}", CONFIRMATION, tags)
     ended = run_child(child, config, plan.device_key, family, console)
     if isinstance(ended, AccelmlfError):

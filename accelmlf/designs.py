@@ -16,7 +16,7 @@ DEFAULT_FACTORS = "accumulation,amp,pin_memory"
 ACCUMULATION, SAME_EFFECTIVE_BATCH = "accumulation", "accumulation:same_effective_batch"
 NUMBER_FACTORS = (ACCUMULATION, SAME_EFFECTIVE_BATCH)
 """The factors that are no techniques: numbers beside the batch size."""
-BASELINE, ALL, TUNED = "baseline", "all", "tuned"
+BASELINE, ALL, UNTUNED, TUNED = "baseline", "all", "untuned", "tuned"
 MAX_ARMS = 32
 SET_BY_ABLATION = {"tuned": "design=preset", "accumulation_steps": "factors=accumulation"}
 """Settings of a run that an ablation sets by itself, and what to give instead."""
@@ -43,6 +43,8 @@ class AblateConfig:
         if self.design == "preset":
             return (TUNED,)
         words = tuple(word.strip() for word in (self.factors or DEFAULT_FACTORS).split(","))
+        if "" in words:
+            raise ConfigError("factors", self.factors, "a name is empty", "Separate the factors by single commas")
         if twice := [word for word in words if words.count(word) > 1]:
             raise ConfigError("factors", self.factors, f"{twice[0]} is there twice", "Name each factor once")
         return words
@@ -88,26 +90,24 @@ class Design:
     contrasts: tuple[Contrast, ...]
 
 
-def one_at_a_time(factors: Sequence[str], *, together: bool) -> Design:
-    """Nothing; each factor alone; all, where they can be on together."""
+def one_at_a_time(factors: Sequence[str]) -> Design:
+    """Nothing; each factor alone; all."""
     arms = [Arm(BASELINE, ()), *(Arm(factor, (factor,)) for factor in factors)]
-    arms += [Arm(ALL, tuple(factors))] if together and len(factors) > 1 else []
+    arms += [Arm(ALL, tuple(factors))] if len(factors) > 1 else []
     contrasts = [Contrast(arm.name, arm.factors, {BASELINE: 1.0, arm.name: -1.0}) for arm in arms[1:]]
     return Design(tuple(arms), tuple(contrasts))
 
 
-def leave_one_out(factors: Sequence[str], *, together: bool) -> Design:
+def leave_one_out(factors: Sequence[str]) -> Design:
     """All; all but one. The effect of a factor is that beside all others."""
-    del together
     fewer = {factor: tuple(other for other in factors if other != factor) for factor in factors}
     names = {factor: f"all but {factor}" if rest else BASELINE for factor, rest in fewer.items()}
     arms = [Arm(ALL, tuple(factors)), *(Arm(names[factor], rest) for factor, rest in fewer.items())]
     return Design(tuple(arms), tuple(Contrast(f, (f,), {names[f]: 1.0, ALL: -1.0}) for f in factors))
 
 
-def factorial(factors: Sequence[str], *, together: bool) -> Design:
+def factorial(factors: Sequence[str]) -> Design:
     """Every combination. Main effects are averaged over the other factors, interactions over the rest."""
-    del together
     subsets = [s for size in range(len(factors) + 1) for s in itertools.combinations(factors, size)]
     arms = [Arm("+".join(subset) or BASELINE, subset) for subset in subsets]
     mains = [
@@ -118,11 +118,11 @@ def factorial(factors: Sequence[str], *, together: bool) -> Design:
     return Design(tuple(arms), (*mains, *interactions))
 
 
-def preset(factors: Sequence[str], *, together: bool) -> Design:
+def preset(factors: Sequence[str]) -> Design:
     """The recipe untuned and tuned."""
-    del factors, together
-    contrast = Contrast(TUNED, (TUNED,), {"untuned": 1.0, TUNED: -1.0})
-    return Design((Arm("untuned", ()), Arm(TUNED, (TUNED,))), (contrast,))
+    del factors
+    contrast = Contrast(TUNED, (TUNED,), {UNTUNED: 1.0, TUNED: -1.0})
+    return Design((Arm(UNTUNED, ()), Arm(TUNED, (TUNED,))), (contrast,))
 
 
 def _pairs(factors: Sequence[str]) -> list[tuple[str, str]]:
@@ -142,7 +142,7 @@ def make_design(name: str, factors: Sequence[str], *, clash: str | None = None) 
     """A design over factors; `clash` says why they cannot all be on together.
 
     Raises:
-        ConfigError: no factor, too many arms, or factors that the design must combine and cannot.
+        ConfigError: no such design, too many arms, or factors that the design must combine and cannot.
     """
     make = pick(DESIGNS, name, "design")
     if clash is not None and name in COMBINING:
@@ -151,7 +151,11 @@ def make_design(name: str, factors: Sequence[str], *, clash: str | None = None) 
     if name == "factorial" and 2 ** len(factors) > MAX_ARMS:
         rule = f"every combination of {len(factors)} factors is {2 ** len(factors)} arms, and {MAX_ARMS} are the most"
         raise ConfigError("factors", ",".join(factors), rule, "Give fewer factors, or use design=one_at_a_time")
-    return make(factors, together=clash is None)
+    design = make(factors)
+    if clash is None:
+        return design
+    contrasts = tuple(contrast for contrast in design.contrasts if ALL not in contrast.weights)
+    return Design(tuple(arm for arm in design.arms if arm.name != ALL), contrasts)
 
 
 def settings_of(arm: Arm, base: RunConfig) -> dict[str, Any]:
@@ -160,8 +164,8 @@ def settings_of(arm: Arm, base: RunConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a batch that cannot be cut into micro-batches.
     """
-    if TUNED in arm.factors or arm.name == "untuned":
-        return {"tuned": TUNED in arm.factors}
+    if arm.name in (UNTUNED, TUNED):
+        return {"tuned": arm.name == TUNED}
     words = [word for word in base.techniques.split(",") if word != "none"]
     words += [factor for factor in arm.factors if factor not in NUMBER_FACTORS]
     steps = recipe_for(base.model, base.dataset, base.weights).tuned.accumulation_steps
@@ -183,7 +187,7 @@ def micro_batches(batch_size: int, steps: int) -> int:
 
 
 COMBINING = ("leave_one_out", "factorial")
-DESIGNS: dict[str, Callable[..., Design]] = {
+DESIGNS: dict[str, Callable[[Sequence[str]], Design]] = {
     "one_at_a_time": one_at_a_time,
     "leave_one_out": leave_one_out,
     "factorial": factorial,

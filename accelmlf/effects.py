@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from accelmlf.comparison import Interval, as_ratio, holm, t_interval
+from accelmlf.comparison import CONFIDENCE, Interval, as_ratio, holm, t_interval
 from accelmlf.costs import PHASES
 from accelmlf.designs import Contrast
 
 MIN_REPEATS = 3
 """With fewer blocks there are numbers and no verdicts."""
-SIGNIFICANCE = 0.05
+SIGNIFICANCE = 1 - CONFIDENCE
 Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Arm -> block -> the final figures of a run that ended well, by their logged names."""
 
@@ -41,7 +41,7 @@ MEASURES = (
     *(Measure(f"mean_{phase}_s", phase.replace("_", " "), "s per epoch", is_ratio=False) for phase in PHASES),
     Measure("peak_gpu_allocated_mib", "peak GPU memory, allocated"),
     Measure("peak_gpu_reserved_mib", "peak GPU memory, reserved"),
-    Measure("peak_host_mib", "peak host memory"),
+    Measure("peak_host_mib", "peak host memory, main process"),
     Measure("mean_gpu_joules", "GPU energy per epoch"),
     Measure("final_accuracy", "test accuracy", "points", is_ratio=False, factor=100.0),
 )
@@ -56,8 +56,8 @@ class Effect:
     interval: Interval | None
     """Of the mean difference, or of the mean logarithm of the ratio; None where there is nothing to compare."""
     reached: Mapping[str, tuple[int, int]]
-    """Where the target was missed: of each arm, how many of how many runs reached it."""
-    failed: Mapping[str, int]
+    """Where the target was missed: of each arm, how many of how many runs reached it; a failed run did not."""
+    absent: Mapping[str, int]
     """Of each arm, how many runs have failed or are not there."""
     adjusted_p: float | None = None
     """Holm's; None where there is no verdict."""
@@ -65,7 +65,7 @@ class Effect:
     @property
     def can_have_verdict(self) -> bool:
         """A primary measure, at the target in every run, measured in every block of at least three."""
-        complete = self.interval is not None and not self.reached and not self.failed
+        complete = self.interval is not None and not self.reached and not self.absent
         enough = self.interval is not None and self.interval.count >= MIN_REPEATS
         return self.measure.is_primary and complete and enough
 
@@ -95,16 +95,16 @@ class Effect:
     @property
     def in_words(self) -> str:
         """`faster: 1.62x [1.55, 1.70]`, or why there is no verdict."""
-        figure = f"{self.verdict}: {self.figure}" if self.verdict else self.figure
-        if self.failed:
-            return "; ".join([figure] * bool(figure) + [f"no verdict: {_counts(self.failed)} failed or missing"])
+        corrected = " after Holm's correction" * self._is_held_back
+        figure = f"{self.verdict}{corrected}: {self.figure}" if self.verdict else self.figure
         if self.reached:
             counts = ", ".join(f"{k} of {n} ({arm})" for arm, (k, n) in self.reached.items())
             return f"target reached in {counts}: no verdict"
+        if self.absent:
+            return "; ".join([figure] * bool(figure) + [f"no verdict: {_counts(self.absent)} failed or missing"])
         if self.interval is not None and self.measure.is_primary and self.interval.count < MIN_REPEATS:
             return f"{figure}, no verdict with fewer than {MIN_REPEATS} repeats"
-        held_back = " (its interval leaves 1 out, which the correction for all comparisons does not let pass)"
-        return figure + held_back * self._is_held_back
+        return figure
 
     @property
     def _is_held_back(self) -> bool:
@@ -119,15 +119,22 @@ class Effect:
         )
 
 
-def _counts(failed: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} run{'s' * (count > 1)} of {arm}" for arm, count in failed.items())
+def _counts(absent: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} run{'s' * (count > 1)} of {arm}" for arm, count in absent.items())
 
 
-def effects(contrasts: Sequence[Contrast], measured: Measured, repeats: int) -> list[Effect]:
-    """Every contrast of every measure that was captured; the verdicts of all primary ones are corrected together."""
+def effects(
+    contrasts: Sequence[Contrast], measured: Measured, repeats: int, failed: Mapping[str, int] | None = None
+) -> list[Effect]:
+    """Every contrast of every measure that was captured; the verdicts of all primary ones are corrected together.
+
+    `failed`: arm -> how many of its runs diverged, ran out of memory or broke. What is neither there nor has failed is
+    missing.
+    """
+    failed = failed or {}
     known = {name for blocks in measured.values() for figures in blocks.values() for name in figures}
     measures = [measure for measure in MEASURES if measure.metric in known or measure is TIME_TO_ACCURACY]
-    found = [_effect(contrast, measure, measured, repeats) for contrast in contrasts for measure in measures]
+    found = [_effect(contrast, measure, measured, repeats, failed) for contrast in contrasts for measure in measures]
     judged = [index for index, effect in enumerate(found) if effect.can_have_verdict]
     p_values = [interval.p_value for index in judged if (interval := found[index].interval) is not None]
     for index, adjusted in zip(judged, holm([1.0 if p is None else p for p in p_values]), strict=True):
@@ -135,13 +142,20 @@ def effects(contrasts: Sequence[Contrast], measured: Measured, repeats: int) -> 
     return found
 
 
-def _effect(contrast: Contrast, measure: Measure, measured: Measured, repeats: int) -> Effect:
+def _effect(
+    contrast: Contrast, measure: Measure, measured: Measured, repeats: int, failed: Mapping[str, int]
+) -> Effect:
     """What is paired is of one block, so that what disturbs a block cancels."""
     runs = {arm: measured.get(arm, {}) for arm in contrast.weights}
-    reached, failed = _misses(runs, measure, repeats)
+    absent = {arm: repeats - len(blocks) for arm, blocks in runs.items() if len(blocks) < repeats}
+    reached = {}
+    if measure is TIME_TO_ACCURACY:
+        hits = {arm: sum(measure.metric in figures for figures in blocks.values()) for arm, blocks in runs.items()}
+        reached = {arm: (hits[arm], len(blocks) + failed.get(arm, 0)) for arm, blocks in runs.items()}
+        reached = reached if any(k < n for k, n in reached.values()) else {}
     blocks = [block for block in range(repeats) if all(measure.metric in runs[arm].get(block, {}) for arm in runs)]
     if reached or not blocks:
-        return Effect(contrast, measure, None, reached, failed)
+        return Effect(contrast, measure, None, reached, absent)
     sign = 1.0 if measure.is_speed else -1.0
     transform = math.log if measure.is_ratio else _plain
     try:
@@ -151,22 +165,9 @@ def _effect(contrast: Contrast, measure: Measure, measured: Measured, repeats: i
             for b in blocks
         ]
     except ValueError:  # a ratio of nothing: no pictures per second, no memory
-        return Effect(contrast, measure, None, reached, failed)
-    return Effect(contrast, measure, t_interval(values), reached, failed)
+        return Effect(contrast, measure, None, reached, absent)
+    return Effect(contrast, measure, t_interval(values), reached, absent)
 
 
 def _plain(value: float) -> float:
     return value
-
-
-def _misses(
-    runs: Mapping[str, Mapping[int, Mapping[str, float]]], measure: Measure, repeats: int
-) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """How often the arms reached the target, if that was not always and matters here; and what is not there."""
-    reached = {
-        arm: (sum(TIME_TO_ACCURACY.metric in figures for figures in blocks.values()), len(blocks))
-        for arm, blocks in runs.items()
-    }
-    is_missed = measure is TIME_TO_ACCURACY and any(k < n for k, n in reached.values())
-    failed = {arm: repeats - len(blocks) for arm, blocks in runs.items() if len(blocks) < repeats}
-    return (reached if is_missed else {}), failed

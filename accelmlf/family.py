@@ -8,7 +8,18 @@ from mlflow.entities import Param, Run, RunStatus, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from accelmlf.processes import identity, is_gone
-from accelmlf.stored_runs import KIND, OUTCOME, OWNER, STUDY, STUDY_ID, WELL, StoredRun, of_study, search_runs
+from accelmlf.stored_runs import (
+    CONTINUED_BY,
+    KIND,
+    OUTCOME,
+    OWNER,
+    STUDY,
+    STUDY_ID,
+    WELL,
+    StoredRun,
+    of_study,
+    search_runs,
+)
 from accelmlf.tracking import MADE_UP_NAME, STATUS, MlflowRun, storage_errors
 
 
@@ -70,7 +81,7 @@ class Family:
                 close_run(self.client, run, "interrupted", "its process was killed")
             former = [run.info.run_id for run in ended if run.data.tags[KIND] == self.kind]
             for run_id in former:
-                self.client.set_tag(run_id, "accelmlf.continued_by", self.parent.run_id)
+                self.client.set_tag(run_id, CONTINUED_BY, self.parent.run_id)
             for run in runs:
                 if run.data.tags.get(MLFLOW_PARENT_RUN_ID) in former:
                     self.client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, self.parent.run_id)

@@ -13,11 +13,11 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
 body { overflow-wrap: break-word; }
 h1, h2, h3, h4 { line-height: 1.25; margin: 1.6em 0 .5em; }
-table { border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%; font-size: .9rem; }
+table { margin: 1rem 0; border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%; font-size: .9rem; }
 th, td { min-width: 4.5rem; overflow-wrap: normal; }
 th, td { border: 1px solid #8886; padding: .3rem .55rem; text-align: left; vertical-align: top; }
 th { background: #8882; }
-pre { overflow-x: auto; padding: .6rem; background: #8882; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .6rem; background: #8882; }
 code { font-size: .9em; }
 img { max-width: 100%; height: auto; background: white; }
 """
@@ -25,13 +25,9 @@ img { max-width: 100%; height: auto; background: white; }
 
 def plain(text: str) -> str:
     """Text as Markdown that shows just this text, on one line."""
-    text = re.sub(r"([\\`*{}<>|#~&]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
-    return re.sub(r"^([-+]|\d+(?=[.)]))(?=[.)]?(\s|$))", _escaped_start, text)
-
-
-def _escaped_start(found: "re.Match[str]") -> str:
-    """What would begin a list, so that it does not."""
-    return f"\\{found[1]}" if found[1] in "-+" else f"{found[1]}\\"
+    text = re.sub(r"([\\`*{}<>|#~&]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"^([-+=])(?=\1|\s|$)", r"\\\1", text)  # the start of a list, a rule, or the line below a heading
+    return re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1\\", text)
 
 
 def heading(text: str, level: int) -> str:
@@ -48,7 +44,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def code(text: str) -> str:
-    return f"```\n{text}\n```"
+    """A block that shows just this text: its fence is longer than any in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
 
 
 def picture(title: str, file: str) -> str:
@@ -58,7 +57,8 @@ def picture(title: str, file: str) -> str:
 def as_html(markdown: str, title: str, folder: Path) -> str:
     """One page that needs nothing else: pictures, files of `folder`, are inside it. HTML in the text is just text."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    body = re.sub(r'src="([^":/]+\.png)"', lambda found: f'src="{_inside(folder / found[1])}"', body)
+    own = {path.name: _inside(path) for path in folder.glob("*.png")}
+    body = re.sub(r'src="([^"]*)"', lambda found: f'src="{own.get(found[1], "")}"', body)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -20,13 +20,23 @@ class Cell:
 
 
 CELLS = (
-    Cell("resnet50", "cifar10", "86 min", "92 %", "46 min", "92 %", "one accuracy is given for both"),
-    Cell("resnet50", "cifar100", "85 min", "75.2 %", "18 min", "75.2 %", "the 18 min are not of the 46 min's machine"),
+    Cell("resnet50", "cifar10", "86 min", "92 %", "46 min", "92 %", "one accuracy for both"),
+    Cell(
+        "resnet50",
+        "cifar100",
+        "85 min",
+        "75.2 %",
+        "18 min",
+        "75.2 %",
+        "one accuracy for both; the 18 min are of another machine",
+    ),
     Cell("efficientnet_b0", "cifar10", "1.8 h", "96.45 %", "1 h", "95.93 %", "its logs say 1:42:12 and 1:11:49"),
     Cell(
         "efficientnet_b0", "cifar100", "1.7 h", "83.63 %", "1.1 h", "about 81 %", "train and test are swapped in print"
     ),
-    Cell("vit", "cifar10", "4.2 h", "97 %", "2 h", "97 %", "4.2 h is an estimate from the first 5 % of a run"),
+    Cell(
+        "vit", "cifar10", "4.2 h", "97 %", "2 h", "97 %", "one accuracy for both; 4.2 h is estimated from 5 % of a run"
+    ),
     Cell("vit", "cifar100", "6.2 h", "not given", "2.5 h", "84 % (training)", "under-trained: loss near 2.5"),
 )
 EPOCH_WORDS = {

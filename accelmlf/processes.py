@@ -73,8 +73,12 @@ def is_gone(owner: str) -> bool:
         return True
 
 
+def machine_of(owner: str) -> str:
+    return owner.partition("/")[0]
+
+
 def is_of_this_machine(owner: str) -> bool:
-    return owner.partition("/")[0] == _place()[0]
+    return machine_of(owner) == _place()[0]
 
 
 def _start_of(pid: int) -> str:

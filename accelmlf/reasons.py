@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from accelmlf.comparison import Interval, t_interval
 from accelmlf.costs import PHASES
 from accelmlf.designs import ACCUMULATION, NUMBER_FACTORS, Contrast
-from accelmlf.effects import Measured
+from accelmlf.effects import MIN_REPEATS, Measured
 from accelmlf.techniques import TECHNIQUES
 
-LITTLE = 0.05
-"""Up to this share of an epoch there is nothing to win in a phase."""
+LITTLE, MOST = 0.02, 0.5
+"""Up to the first share of an epoch a phase has nothing to win; above the second, what it could win is no limit."""
 NOTICEABLE = 0.02
 """From this share of an epoch on a change elsewhere is told."""
 EPOCH, EPOCHS_TO_ACCURACY = "mean_epoch_s", "epochs_to_accuracy"
@@ -31,9 +31,21 @@ class Evidence:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the change is more than noise. One block cannot tell."""
+        """Whether the change is more than noise. Less than three blocks cannot tell."""
         low, high = self.change.low, self.change.high
-        return low is not None and high is not None and (low > 0 or high < 0)
+        if low is None or high is None or self.change.count < MIN_REPEATS:
+            return False
+        return low > 0 or high < 0
+
+    @property
+    def in_words(self) -> str:
+        """`2.51 s became 1.28 s (-1.23 s [-1.40, -1.06])`."""
+        low, high = self.change.low, self.change.high
+        largest = max(abs(self.change.mean), abs(low or 0.0), abs(high or 0.0))
+        digits = 2 if largest >= 0.1 else 4
+        limits = "" if low is None or high is None else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+        change = f"({self.change.mean:+.{digits}f} s{limits})"
+        return f"{self.without:.{digits}f} s became {self.within:.{digits}f} s {change}"
 
 
 @dataclass(frozen=True)
@@ -95,12 +107,11 @@ def what_it_did(case: Case) -> str | None:
         return None
     start = _place(case, acted, epoch)
     if case.contrast.factors == (ACCUMULATION,):
-        steps = case.accumulation_steps
-        start += f"; {steps} micro-batches per step leave 1/{steps} of that, at most {_bound(case, acted, epoch)}"
-    took = f"{acted.without:.2f} s became {acted.within:.2f} s"
-    if not acted.is_shown:
-        return f"{start}: {took}, a change that {_repeats(acted)} not tell from none"
-    return f"{start}: {took}, {acted.within / acted.without:.2f}x as long"
+        start += f"; {case.accumulation_steps} micro-batches per step leave about 1/{case.accumulation_steps} of that"
+    if acted.without / epoch.without <= MOST:
+        start += f", at most {_bound(case, acted, epoch)} from that alone"
+    noise = "" if acted.is_shown else f", which {_repeats(acted)} not tell from no change"
+    return f"{start}: {acted.in_words}{noise}"
 
 
 def what_changed_elsewhere(case: Case) -> str | None:
@@ -108,9 +119,10 @@ def what_changed_elsewhere(case: Case) -> str | None:
     epoch = case.evidence(EPOCH)
     if epoch is None:
         return None
-    others = {phase: case.seconds([phase]) for phase in PHASES if phase not in case.acts_on}
+    told = () if nothing_to_win(case) else case.acts_on
+    others = {phase: case.seconds([phase]) for phase in PHASES if phase not in told}
     parts = [
-        f"{_named([phase])} {_longer(found)} ({found.without:.2f} s, then {found.within:.2f} s)"
+        f"{_named([phase])}: {found.in_words}"
         for phase, found in others.items()
         if found is not None and found.is_shown and abs(found.change.mean) >= NOTICEABLE * epoch.without
     ]
@@ -165,11 +177,6 @@ def _bound(case: Case, acted: Evidence, epoch: Evidence) -> str:
 def _named(phases: Sequence[str]) -> str:
     words = ["the optimizer step" if phase == "optimizer" else phase.replace("_", " ") for phase in phases]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _longer(found: Evidence) -> str:
-    change = found.change.mean
-    return f"took {abs(change):.2f} s {'longer' if change > 0 else 'less'}"
 
 
 def _repeats(found: Evidence) -> str:

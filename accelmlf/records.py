@@ -74,8 +74,8 @@ class RunSummary:
 
     @property
     def other_share(self) -> float:
-        """Of the training clock, what its phases do not explain."""
-        return self.total.other_s / self.total.train_s
+        """Of the training clock, what its phases do not explain, or what they have too much."""
+        return abs(self.total.other_s) / self.total.train_s
 
     @property
     def reached_target(self) -> bool:

@@ -19,12 +19,12 @@ from accelmlf.family import Family
 from accelmlf.isolation import TimedRun
 from accelmlf.records import EpochMetrics, RunSummary
 from accelmlf.search_console import SearchConsole
+from accelmlf.stored_runs import TRIAL
 from accelmlf.study import KILLED, TARGET, TrialRecord
 from accelmlf.tuning import Plan, Point, in_words
 
 POLL_S = 2.0
 SETTLING_S = 10.0
-TRIAL = "trial"
 
 
 class TrialFailedError(Exception):

@@ -105,6 +105,7 @@ class Result:
             winner = self.confirmation.winner
             figures["confirmed_time_to_accuracy_s"] = winner.mean_s
             figures["confirmed_reached"] = len(winner.reached_s)
+            figures["confirmed_repeats"] = len(winner.repeats)
             figures["recipe_time_to_accuracy_s"] = self.confirmation.recipe.mean_s
             if not winner.is_recipe and (ratio := winner.speedup_over(self.confirmation.recipe)) is not None:
                 figures |= {"speedup": ratio.value, "speedup_low": ratio.low, "speedup_high": ratio.high}

@@ -6,13 +6,15 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from accelmlf.errors import ConfigError
 from accelmlf.tracking import storage_errors
 
 KIND, STUDY, STUDY_ID = "accelmlf.kind", "accelmlf.study", "accelmlf.study_id"
 OWNER, OUTCOME = "accelmlf.owner", "accelmlf.outcome"
+SEARCH, TRIAL, CONFIRMATION = "search", "trial", "confirmation"
+ABLATION, ARM_RUN, REPORT = "ablation", "ablation run", "report"
+BLOCK, CONTINUED_BY = "accelmlf.block", "accelmlf.continued_by"
 SETTING = "accelmlf.config."
 WELL = ("completed", "target_not_reached")
 """Outcomes of runs that trained to their end."""
@@ -46,10 +48,6 @@ class StoredRun:
         return self.tags.get(STUDY_ID)
 
     @property
-    def parent_id(self) -> str | None:
-        return self.tags.get(MLFLOW_PARENT_RUN_ID)
-
-    @property
     def outcome(self) -> str | None:
         """None while the run is under way, or where it is none of this project."""
         return self.tags.get(OUTCOME)
@@ -62,8 +60,11 @@ class StoredRun:
     def machine(self) -> str:
         """The hardware, with what else decides how fast it is, in words."""
         facts = {name: self.tags.get(f"accelmlf.hardware.{name}") for name in ("gpu", "cpu", "cpu_threads_used")}
+        kind = self.settings.get("device", "cpu").partition(":")[0]
+        device = facts["gpu"] or ("" if kind == "cpu" else kind)
         processor = f"{facts['cpu'] or 'unknown processor'}, {facts['cpu_threads_used'] or '?'} threads"
-        return f"{facts['gpu'] or processor}, torch {self.tags.get('accelmlf.version.torch', '?')}"
+        torch = f"torch {self.tags.get('accelmlf.version.torch', '?')}"
+        return ", ".join([device, processor, torch] if device else [processor, torch])
 
     @classmethod
     def of(cls, run: Run) -> "StoredRun":

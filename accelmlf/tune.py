@@ -21,10 +21,10 @@ from accelmlf.processes import MANY_RUNS, sole_use
 from accelmlf.recipes import resolve
 from accelmlf.search import Search
 from accelmlf.search_console import SearchConsole
+from accelmlf.stored_runs import SEARCH
 from accelmlf.tracking import MlflowTracker, tracking_uri
 from accelmlf.tuning import DEFAULT_STORAGE, SET_BY_SEARCH, Plan, SearchSpace, TuneConfig, make_space
 
-SEARCH = "search"
 NOT_PART_OF_A_STUDY = ("arm", "data_dir", "device", "effective_batch_size", "save_model", *SET_BY_SEARCH)
 """Settings of a run that may differ between the starts of one study, or that its space describes."""
 
