@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,9 +20,11 @@ COLOURS = {"faster": "#2c7a2c", "worth more together": "#2c7a2c", "slower": "#b2
 UNDECIDED = "#6b6b6b"
 ARM_COLOURS = ("#6b6b6b", "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22")
 DPI = 120
+NAMES_AS_THEY_ARE = mpl.rc_context({"text.parse_math": False})
 BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 
 
+@NAMES_AS_THEY_ARE
 def draw_forest(ablation: Ablation, path: Path) -> None:
     """A row per contrast, a panel per primary measure: the ratio with its interval, in the colour of its verdict."""
     contrasts = ablation.design.contrasts
@@ -40,7 +43,11 @@ def draw_forest(ablation: Ablation, path: Path) -> None:
 def _forest_panel(axis: Axes, measured: Sequence[Effect]) -> None:
     axis.axvline(1, color="black", linewidth=1, zorder=1)
     axis.set_xscale("log")
-    limits = [1.0]
+    ratios = [as_ratio(effect.interval) for effect in measured if effect.interval is not None]
+    limits = [1.0, *(limit for ratio in ratios for limit in (ratio.low or ratio.value, ratio.high or ratio.value))]
+    # An interval of two or three noisy pairs can span decades; the picture shows what can be read.
+    left, right = max(min(limits) / 1.15, 1 / 8), min(max(limits) * 1.15, 8)
+    left, right = min(left, 0.8), max(right, 1.25)
     for row, effect in enumerate(measured):
         if effect.interval is None:
             place: dict[str, Any] = {"va": "center", "ha": "center", "transform": axis.get_yaxis_transform()}
@@ -48,20 +55,16 @@ def _forest_panel(axis: Axes, measured: Sequence[Effect]) -> None:
             continue
         ratio = as_ratio(effect.interval)
         colour = COLOURS.get(effect.verdict or "", UNDECIDED)
-        low, high = ratio.low or ratio.value, ratio.high or ratio.value
-        limits += [low, high]
-        axis.plot([low, high], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
-        axis.plot([ratio.value], [row], "o", color=colour, markersize=6)
-        axis.text(
-            ratio.value, row - 0.17, str(ratio), va="bottom", ha="center", fontsize=8, color=colour, bbox=BEHIND_TEXT
-        )
-    # An interval of two or three noisy pairs can span decades; the picture shows what can be read.
-    left, right = max(min(limits) / 1.15, 1 / 8), min(max(limits) * 1.15, 8)
-    axis.set_xlim(min(left, 0.8), max(right, 1.25))
-    ticks = [
-        tick for tick in (0.125, 0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4, 6, 8) if left <= tick <= right
-    ]
-    axis.set_xticks(_apart(ticks, math.log(right / left)), minor=False)
+        axis.plot([ratio.low or ratio.value, ratio.high or ratio.value], [row, row], color=colour, linewidth=2)
+        shown = min(max(ratio.value, left), right)
+        axis.plot([shown], [row], "o" if shown == ratio.value else "<" if shown == left else ">", color=colour)
+        share = math.log(shown / left) / math.log(right / left)
+        side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
+        look: dict[str, Any] = {"fontsize": 8, "color": colour, "bbox": BEHIND_TEXT}
+        axis.text(shown, row - 0.17, str(ratio), va="bottom", ha=side, **look)
+    axis.set_xlim(left, right)
+    every = (0.125, 0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4, 6, 8)
+    axis.set_xticks(_apart([tick for tick in every if left <= tick <= right], math.log(right / left)), minor=False)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axis.set_xticks([], minor=True)
     axis.grid(axis="x", alpha=0.3)
@@ -85,6 +88,7 @@ def _short(effect: Effect) -> str:
     return "target reached:\n" + ", ".join(missed[:3]) + (" ..." if len(missed) > 3 else "")
 
 
+@NAMES_AS_THEY_ARE
 def draw_phases(ablation: Ablation, path: Path) -> None:
     """A bar per arm: where the seconds of an epoch went, mean over its runs."""
     arms = [arm.name for arm in ablation.design.arms if ablation.measured[arm.name]]
@@ -107,7 +111,8 @@ def draw_phases(ablation: Ablation, path: Path) -> None:
     axis.invert_yaxis()
     axis.set(xlabel="seconds per epoch (mean)", xlim=(0, 1.12 * max(left.values(), default=1.0)))
     axis.set_title(f"{ablation.title}: where an epoch goes", fontsize=11)
-    figure.legend(loc="outside lower center", ncols=len(PHASES) + 1, frameon=False, fontsize=8)
+    if arms:
+        figure.legend(loc="outside lower center", ncols=len(PHASES) + 1, frameon=False, fontsize=8)
     figure.savefig(path, dpi=DPI)
 
 
@@ -120,6 +125,7 @@ Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
 """Arm -> a run's training clock at the end of each epoch, and its validation accuracy then."""
 
 
+@NAMES_AS_THEY_ARE
 def draw_accuracy(ablation: Ablation, curves: Curves, path: Path) -> None:
     """Validation accuracy against the training clock, a line per run, and the target."""
     figure = Figure(figsize=(9, 5), layout="constrained")
@@ -134,5 +140,6 @@ def draw_accuracy(ablation: Ablation, curves: Curves, path: Path) -> None:
     axis.set(xlabel="training clock (s)", ylabel="validation accuracy", ylim=(0, 1.02), xlim=(0, None))
     axis.set_title(f"{ablation.title}: one line per run", fontsize=11)
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=min(len(curves) + 1, 6), frameon=False, fontsize=8)
+    columns = max(1, 100 // (8 + max(map(len, curves), default=0)))
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.savefig(path, dpi=DPI)

@@ -99,7 +99,8 @@ class Effect:
         figure = f"{self.verdict}{corrected}: {self.figure}" if self.verdict else self.figure
         if self.reached:
             counts = ", ".join(f"{k} of {n} ({arm})" for arm, (k, n) in self.reached.items())
-            return f"target reached in {counts}: no verdict"
+            absent = f" ({_counts(self.absent)} failed or missing)" if self.absent else ""
+            return f"target reached in {counts}: no verdict{absent}"
         if self.absent:
             return "; ".join([figure] * bool(figure) + [f"no verdict: {_counts(self.absent)} failed or missing"])
         if self.interval is not None and self.measure.is_primary and self.interval.count < MIN_REPEATS:

@@ -13,7 +13,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
 body { overflow-wrap: break-word; }
 h1, h2, h3, h4 { line-height: 1.25; margin: 1.6em 0 .5em; }
-table { margin: 1rem 0; border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%; font-size: .9rem; }
+table { margin: 1rem 0; border-collapse: collapse; font-size: .9rem; }
+table { display: block; overflow-x: auto; max-width: 100%; }
 th, td { min-width: 4.5rem; overflow-wrap: normal; }
 th, td { border: 1px solid #8886; padding: .3rem .55rem; text-align: left; vertical-align: top; }
 th { background: #8882; }

@@ -117,7 +117,7 @@ def experiment_named(name: str) -> str:
         client = mlflow.MlflowClient()
         found = client.get_experiment_by_name(name)
         known = ", ".join(experiment.name for experiment in client.search_experiments())
-    if found is None:
+    if found is None or found.lifecycle_stage != "active":  # a deleted one keeps its name
         raise ConfigError("experiment_name", name, "the tracking store has no such experiment", f"Known: {known}")
     experiment_id: str = found.experiment_id
     return experiment_id
