@@ -101,7 +101,10 @@ def _technique(word: str, device: torch.device) -> Technique:
     kind = pick(known, name, "factors", word)
     if kind is None:
         raise ConfigError("factors", word, f"{name} has no such form", f"Use {' or '.join(NUMBER_FACTORS)}")
-    return kind(name, option if ":" in word else None, device)
+    try:
+        return kind(name, option if ":" in word else None, device)
+    except ConfigError as error:
+        raise ConfigError("factors", word, error.rule, error.remedy) from None
 
 
 def _clash(labels: Sequence[str], config: RunConfig, device: torch.device) -> str | None:

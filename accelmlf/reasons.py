@@ -65,7 +65,7 @@ class Case:
             return ()
         (factor,) = self.contrast.factors
         if factor in NUMBER_FACTORS:
-            return ("optimizer",) if factor == ACCUMULATION else ("forward", "backward", "optimizer")
+            return ("optimizer",) if factor == ACCUMULATION else ("forward", "backward")
         kind = TECHNIQUES.get(factor.partition(":")[0])
         return () if kind is None else kind.acts_on
 
@@ -110,7 +110,7 @@ def what_it_did(case: Case) -> str | None:
         start += f"; {case.accumulation_steps} micro-batches per step leave about 1/{case.accumulation_steps} of that"
     if acted.without / epoch.without <= MOST:
         start += f", at most {_bound(case, acted, epoch)} from that alone"
-    noise = "" if acted.is_shown else f", which {_repeats(acted)} not tell from no change"
+    noise = "" if acted.is_shown else _unclear(acted)
     return f"{start}: {acted.in_words}{noise}"
 
 
@@ -121,14 +121,16 @@ def what_changed_elsewhere(case: Case) -> str | None:
         return None
     told = () if nothing_to_win(case) else case.acts_on
     others = {phase: case.seconds([phase]) for phase in PHASES if phase not in told}
-    parts = [
-        f"{_named([phase])}: {found.in_words}"
+    changed = {
+        phase: found
         for phase, found in others.items()
         if found is not None and found.is_shown and abs(found.change.mean) >= NOTICEABLE * epoch.without
-    ]
-    if not parts:
+    }
+    if not changed:
         return None
-    return ("elsewhere: " if case.acts_on else "") + ", ".join(parts)
+    start = "what changed" if set(changed) & set(case.acts_on) else "elsewhere"
+    words = ", ".join(f"{_named([phase])}: {found.in_words}" for phase, found in changed.items())
+    return f"{start}: {words}" if case.acts_on else words
 
 
 def how_many_epochs(case: Case) -> str | None:
@@ -138,7 +140,7 @@ def how_many_epochs(case: Case) -> str | None:
     is_missed = any(EPOCHS_TO_ACCURACY not in figures for figures in runs)
     if epochs is None or is_missed or abs(epochs.change.mean) < 0.05:
         return None
-    noise = "" if epochs.is_shown else f", which {_repeats(epochs)} not tell from no change"
+    noise = "" if epochs.is_shown else _unclear(epochs)
     return f"the target took {epochs.within:.1f} epochs instead of {epochs.without:.1f}{noise}"
 
 
@@ -179,5 +181,8 @@ def _named(phases: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _repeats(found: Evidence) -> str:
-    return f"{found.change.count} repeats do" if found.change.count > 1 else "one repeat does"
+def _unclear(found: Evidence) -> str:
+    count = found.change.count
+    if count < MIN_REPEATS:
+        return f", which {count} repeat{'s are' if count > 1 else ' is'} too few to judge"
+    return f", which {count} repeats do not tell from no change"

@@ -142,7 +142,11 @@ def search_part(parent: StoredRun, runs: Sequence[StoredRun]) -> list[str]:
         f"{int(parent.metrics.get('finished_trials', 0))} trials, ended by {tags.get('accelmlf.ended_at', '?')}",
         tags.get("accelmlf.verdict", "no verdict: recorded by an earlier version"),
     ]
-    repeats = int(parent.metrics.get("confirmed_repeats", 0))
+    repeats, reached = (int(parent.metrics.get(f"confirmed_{name}", 0)) for name in ("repeats", "reached"))
+    if repeats:
+        facts.append(f"the winner reached the target in {reached} of {repeats} confirming runs")
+        if (seconds := parent.metrics.get("confirmed_time_to_accuracy_s")) is not None:
+            facts[-1] += f", after {duration(seconds)} of training (geometric mean)"
     if against := marks_of_group(confirming_runs(parent, runs), repeats):
         facts.append(f"unfit for a claim: {'; '.join(against)}")
     commands = [tags[name] for name in ("accelmlf.command", "accelmlf.winner_command") if name in tags]
@@ -175,12 +179,12 @@ def group_part(groups: Sequence[Group]) -> list[str]:
 
 def group_row(group: Group) -> list[str]:
     accuracy, epoch_s = group.figures("final_accuracy"), group.median("median_epoch_s")
-    n, reached = len(group.runs), group.reached
+    reached, n = group.reached
     at_target = duration(group.median("time_to_accuracy_s")) if reached == n else f"reached in {reached} of {n}"
     spread = f"{statistics.fmean(accuracy):.4f} ({min(accuracy):.4f} to {max(accuracy):.4f})" if accuracy else ""
     return [
         group.in_words,
-        f"{n} (seeds {', '.join(map(str, group.seeds))})",
+        f"{len(group.runs)} (seeds {', '.join(map(str, group.seeds))})",
         duration(group.median("total_train_s")),
         "" if epoch_s is None else short(epoch_s),
         at_target,

@@ -73,8 +73,10 @@ class Group:
         return statistics.median(figures) if figures else None
 
     @property
-    def reached(self) -> int:
-        return sum(run.metrics.get("reached_target", 0) > 0 for run in self.runs)
+    def reached(self) -> tuple[int, int]:
+        """How many of how many runs came to the target, of those whose record says so."""
+        figures = self.figures("reached_target")
+        return sum(figure > 0 for figure in figures), len(figures)
 
     @property
     def seeds(self) -> list[int]:
