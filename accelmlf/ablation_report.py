@@ -8,6 +8,7 @@ from pathlib import Path
 from accelmlf.ablation_figures import Curves, draw_accuracy, draw_forest, draw_phases
 from accelmlf.ablation_result import Ablation
 from accelmlf.checks import marks_of_group
+from accelmlf.commands import departures
 from accelmlf.comparison import as_ratio
 from accelmlf.console import aligned, short
 from accelmlf.designs import Contrast
@@ -21,9 +22,9 @@ PICTURES = {
     "accuracy.png": "Accuracy against training time",
 }
 HOW_TO_READ = (
-    "Ratios are paired within a block (one run of every arm, in random order, with one seed); intervals are 95 % "
-    "paired t intervals on log ratios. Verdicts are given on seconds per epoch and time to accuracy alone, corrected "
-    "together by Holm's method; all else is shown without one."
+    "What is compared is paired within a block (one run of every arm, in random order, with one seed); intervals are "
+    "95 % paired t intervals, of ratios on their logarithms. Verdicts are given on seconds per epoch and time to "
+    "accuracy alone, corrected together by Holm's method; all else is shown without one."
 )
 
 
@@ -49,6 +50,10 @@ def unfit(ablation: Ablation) -> list[str]:
         against.append(f"{len(failures)} of {ablation.num_planned} runs failed ({kinds})")
     if missing := ablation.num_planned - ablation.num_runs - len(failures):
         against.append(f"{missing} of {ablation.num_planned} runs are missing")
+    if ablation.repeated:
+        against.append(f"{ablation.repeated} runs failed and were repeated")
+    if continued := ablation.blocks_continued:
+        against.append(f"cut short and continued later: block {', '.join(map(str, continued))}")
     if len(ablation.looks) > 1:
         looks = ", ".join(map(str, ablation.looks))
         against.append(f"judged more than once, with {looks} repeats, which the verdicts do not allow for")
@@ -88,7 +93,7 @@ def in_words(settings: Mapping[str, str]) -> str:
 
 def as_lines(ablation: Ablation) -> list[str]:
     """The result as it stands on the console."""
-    lines = ["", *aligned([ARM_HEAD, *arm_rows(ablation)]), ""]
+    lines = ["", ablation.title, "", *aligned([ARM_HEAD, *arm_rows(ablation)]), ""]
     for name, on_epochs, on_target in verdict_rows(ablation):
         lines += [f"  {name}", f"    seconds per epoch  {on_epochs}", f"    time to accuracy   {on_target}"]
     if why := reasons(ablation):
@@ -102,11 +107,15 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     """The result as a piece of a document; `pictures`: Markdown for them."""
     settings, asked = ablation.settings, ablation.asked
     facts = [
-        f"{settings['epochs']} epochs, target {settings['target_accuracy']} on validation",
+        f"{settings['epochs']} epochs, target {settings['target_accuracy']} on validation, "
+        f"data {ablation.parent.tags.get('accelmlf.data_digest', 'unknown')}",
         f"design {asked.design}, {asked.repeats} repeats, {ablation.num_runs} of {ablation.num_planned} runs",
         f"on {ablation.parent.machine}",
         *(f"left out: {text}" for text in asked.left_out),
     ]
+    common = [name for name in (*departures(settings), "techniques") if settings[name] != "none"]
+    if common:
+        facts.insert(1, f"in every arm: {', '.join(f'{name}={settings[name]}' for name in common)}")
     if against := unfit(ablation):
         facts.append(f"unfit for a claim: {'; '.join(against)}")
     parts = [
@@ -160,7 +169,9 @@ def verdict(ablation: Ablation) -> str:
     """All verdicts on one line."""
     rows = verdict_rows(ablation)
     said = [f"{name}: {on_epochs} per epoch, {on_target} to the target" for name, on_epochs, on_target in rows]
-    return f"with pipeline={ablation.settings['pipeline']}: " + "; ".join(said)
+    against = unfit(ablation)
+    marks = f"; unfit for a claim: {'; '.join(against)}" if against else ""
+    return f"with pipeline={ablation.settings['pipeline']}: " + "; ".join(said) + marks
 
 
 def curves_of(ablation: Ablation) -> Curves:
@@ -180,9 +191,10 @@ def write_tables(folder: Path, ablation: Ablation) -> None:
     (folder / "ablation.md").write_text(as_markdown(ablation))
     with (folder / "effects.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        head = ["factor", "measure", "kind", "value", "low", "high", "pairs", "p", "p_holm", "verdict"]
+        head = ["factor", "pipeline", "measure", "kind", "value", "low", "high", "pairs", "p", "p_holm", "verdict"]
         writer.writerow(head)
-        writer.writerows(_effect_row(effect) for effect in ablation.effects)
+        pipeline = ablation.settings["pipeline"]
+        writer.writerows([effect.contrast.name, pipeline, *_effect_row(effect)] for effect in ablation.effects)
     names = sorted(
         {name for runs in ablation.runs.values() for run in runs.values() for name in run.metrics if "/" not in name}
     )
@@ -197,7 +209,7 @@ def write_tables(folder: Path, ablation: Ablation) -> None:
 
 def _effect_row(effect: Effect) -> list[object]:
     kind = "ratio" if effect.measure.is_ratio else f"difference in {effect.measure.unit}"
-    row: list[object] = [effect.contrast.name, effect.measure.metric, kind]
+    row: list[object] = [effect.measure.metric, kind]
     if effect.interval is None:
         return [*row, "", "", "", "", "", "", effect.in_words]
     interval = effect.interval

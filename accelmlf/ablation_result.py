@@ -13,7 +13,8 @@ from accelmlf.reasons import Case, why
 from accelmlf.stored_runs import ABLATION, ARM_RUN, BLOCK, KIND, OWNER, StoredRun
 
 ASKED, ARM, DEVICE = "accelmlf.ablation", "accelmlf.ablation_arm", "accelmlf.device_key"
-FAILED_BY_ITSELF = ("diverged", "out_of_memory", "failed")
+FAILED_FOR_GOOD = ("diverged", "out_of_memory")
+FAILED_BY_ITSELF = (*FAILED_FOR_GOOD, "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,9 @@ class Ablation:
     failures: Sequence[StoredRun]
     """The last run of each place in which none ended well, where that was its own fault."""
     looks: Sequence[int]
-    """Numbers of repeats with which it was judged, if there was more than this one."""
+    """Numbers of repeats with which it was judged, this one among them."""
+    repeated: int = 0
+    """Runs that failed and whose place another one has taken."""
 
     @classmethod
     def of(cls, parent: StoredRun, children: Sequence[StoredRun]) -> "Ablation":
@@ -62,16 +65,15 @@ class Ablation:
         arms = asked.as_design().arms
         runs = [run for run in children if run.tags.get(KIND) == ARM_RUN]
         blocks = {block: found for block, found in blocks_of(runs, arms).items() if block < asked.repeats}
+        broken = [run for run in runs if run.outcome in FAILED_BY_ITSELF and int(run.tags[BLOCK]) < asked.repeats]
         failed = {
             (run.tags[BLOCK], run.tags[ARM]): run
-            for run in runs
-            if run.outcome in FAILED_BY_ITSELF
-            and int(run.tags[BLOCK]) < asked.repeats
-            and run.tags[ARM] not in blocks.get(int(run.tags[BLOCK]), {})
+            for run in broken
+            if run.tags[ARM] not in blocks.get(int(run.tags[BLOCK]), {})
         }
         judged = [run for run in children if run.kind == ABLATION and run.outcome == "completed" and ASKED in run.tags]
         looks = {Asked.from_json(run.tags[ASKED]).repeats for run in judged} | {asked.repeats}
-        return cls(parent, asked, blocks, list(failed.values()), sorted(looks))
+        return cls(parent, asked, blocks, list(failed.values()), sorted(looks), len(broken) - len(failed))
 
     @cached_property
     def design(self) -> Design:
@@ -121,6 +123,11 @@ class Ablation:
         """Of the arms that accumulate as the recipe does; 1 where there is none."""
         arms = [self.settings_of(arm.name) for arm in self.design.arms if ACCUMULATION in arm.factors]
         return min((int(settings["accumulation_steps"]) for settings in arms if settings), default=1)
+
+    @property
+    def blocks_continued(self) -> list[int]:
+        """Blocks, from 1, that one start has begun and another one ended: not measured side by side."""
+        return [block + 1 for block, runs in self.runs.items() if len({r.tags.get(OWNER) for r in runs.values()}) > 1]
 
     @property
     def num_runs(self) -> int:

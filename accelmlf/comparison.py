@@ -22,6 +22,20 @@ class Interval:
     """How often a true mean of 0 would show itself as far from 0 as this."""
     count: int
 
+    @property
+    def digits(self) -> int:
+        """After the point, so that something of each number is seen."""
+        return 2 if max(abs(number or 0.0) for number in (self.mean, self.low, self.high)) >= 0.1 else 4
+
+    def as_difference(self, unit: str) -> str:
+        """`-1.23 [-1.40, -1.06] s`."""
+        limits = (
+            ""
+            if self.low is None or self.high is None
+            else f" [{self.low:+.{self.digits}f}, {self.high:+.{self.digits}f}]"
+        )
+        return f"{self.mean:+.{self.digits}f}{limits} {unit}"
+
 
 @dataclass(frozen=True)
 class Ratio:

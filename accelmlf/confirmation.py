@@ -7,13 +7,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from accelmlf.child_runs import Child, run_child
 from accelmlf.comparison import CONFIDENCE, Ratio, block_orders, paired_ratio
 from accelmlf.errors import AccelmlfError
 from accelmlf.family import Family
 from accelmlf.processes import is_of_this_machine
+from accelmlf.runs_console import left_in_words
 from accelmlf.search_console import SearchConsole
 from accelmlf.stored_runs import BLOCK, CONFIRMATION, OWNER
 from accelmlf.study import TrialRecord
@@ -153,8 +152,7 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console:
             if seed in kept:
                 arm.note(seed, kept[seed][in_words(arm.point)])
                 continue
-            left_s = (time.monotonic() - started_s) / num_run * (missing - num_run) if num_run else None
-            left = "" if left_s is None else f"  left {tqdm.format_interval(left_s)}"
+            left = left_in_words(started_s, num_run, missing)
             name = f"confirmation {num_run + 1} of {missing}, seed {seed}"
             console.begins(name, in_words(arm.point), plan.base.epochs, left)
             arm.note(seed, run_once(plan, arm, seed, block, family, console))

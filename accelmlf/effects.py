@@ -86,11 +86,7 @@ class Effect:
             return ""
         if self.measure.is_ratio:
             return str(as_ratio(self.interval))
-        mean, low, high = self.interval.mean, self.interval.low, self.interval.high
-        largest = max(abs(mean), abs(low or 0.0), abs(high or 0.0))
-        digits = 2 if largest >= 0.1 else 4
-        limits = "" if low is None or high is None else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
-        return f"{mean:+.{digits}f}{limits} {self.measure.unit}"
+        return self.interval.as_difference(self.measure.unit)
 
     @property
     def in_words(self) -> str:
@@ -98,7 +94,10 @@ class Effect:
         corrected = " after Holm's correction" * self._is_held_back
         figure = f"{self.verdict}{corrected}: {self.figure}" if self.verdict else self.figure
         if self.reached:
-            counts = ", ".join(f"{k} of {n} ({arm})" for arm, (k, n) in self.reached.items())
+            few = {
+                arm: counts for arm, counts in self.reached.items() if counts[0] < counts[1] or len(self.reached) == 2
+            }
+            counts = ", ".join(f"{k} of {n} ({arm})" for arm, (k, n) in few.items())
             absent = f" ({_counts(self.absent)} failed or missing)" if self.absent else ""
             return f"target reached in {counts}: no verdict{absent}"
         if self.absent:

@@ -55,7 +55,7 @@ ENTRY_POINTS = {
         set_by_itself=SET_BY_ABLATION,
     ),
     "report": EntryPoint(
-        does="Write report.md and report.html of all that the tracking store holds.",
+        does="Write report.md and report.html of all that an experiment of the tracking store holds.",
         record=ReportConfig,
         run=report,
         has_runs=False,

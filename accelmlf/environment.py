@@ -58,7 +58,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "gpu_driver": _gpu_driver(),
         }
     software = {"python": platform.python_version(), "system": platform.platform()}
-    return {"hardware": hardware, "versions": software | versions(), "code": code_state()}
+    return {"hardware": hardware, "versions": software | versions(), "code": own_code_state()}
 
 
 def as_tags(environment: dict[str, Any]) -> dict[str, str]:
@@ -93,6 +93,12 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+@cache
+def own_code_state() -> dict[str, Any]:
+    """That of the code of this process, to be asked for before the files can have changed: the answer stays."""
+    return code_state()
 
 
 def code_state(root: Path = Path(__file__).parents[1]) -> dict[str, Any]:

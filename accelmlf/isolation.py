@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from accelmlf import signals
 from accelmlf.config import RunConfig
+from accelmlf.environment import own_code_state
 from accelmlf.errors import AccelmlfError, Interrupted, MemoryExhaustedError, ProcessKilledError
 from accelmlf.experiment import run_experiment
 from accelmlf.processes import sole_use, times_out_of_memory
@@ -25,6 +26,7 @@ from accelmlf.records import EpochMetrics, RunSummary
 from accelmlf.tracking import MlflowTracker
 
 CONTEXT = multiprocessing.get_context("forkserver")
+own_code_state()  # in the server, with its imports: a run may start hours later, when the files are others
 CLOSING_S = 60.0
 """What a process gets to close its run after it was told to end."""
 WAIT_FOR_DEVICE_S = 60.0

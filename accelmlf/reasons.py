@@ -39,13 +39,9 @@ class Evidence:
 
     @property
     def in_words(self) -> str:
-        """`2.51 s became 1.28 s (-1.23 s [-1.40, -1.06])`."""
-        low, high = self.change.low, self.change.high
-        largest = max(abs(self.change.mean), abs(low or 0.0), abs(high or 0.0))
-        digits = 2 if largest >= 0.1 else 4
-        limits = "" if low is None or high is None else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
-        change = f"({self.change.mean:+.{digits}f} s{limits})"
-        return f"{self.without:.{digits}f} s became {self.within:.{digits}f} s {change}"
+        """`2.51 s became 1.28 s (-1.23 [-1.40, -1.06] s)`."""
+        digits = self.change.digits
+        return f"{self.without:.{digits}f} s became {self.within:.{digits}f} s ({self.change.as_difference('s')})"
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,8 @@ def nothing_to_win(case: Case) -> str | None:
     acted, epoch = case.seconds(case.acts_on), case.evidence(EPOCH)
     if acted is None or epoch is None or acted.without / epoch.without > LITTLE:
         return None
-    return f"{_place(case, acted, epoch)}, so it has next to nothing to win: at most {_bound(case, acted, epoch)}"
+    place, bound = _place(case, acted, epoch), _bound(case, acted, epoch)
+    return f"{place}, so it has next to nothing to win there: at most {bound} from that alone"
 
 
 def what_it_did(case: Case) -> str | None:
@@ -136,8 +133,9 @@ def what_changed_elsewhere(case: Case) -> str | None:
 def how_many_epochs(case: Case) -> str | None:
     """The time to accuracy is epochs times seconds; a factor that changes what is learned changes the first."""
     epochs = case.evidence(EPOCHS_TO_ACCURACY)
-    runs = [figures for arm in case.contrast.weights for figures in case.measured.get(arm, {}).values()]
-    is_missed = any(EPOCHS_TO_ACCURACY not in figures for figures in runs)
+    runs = [case.measured.get(arm, {}) for arm in case.contrast.weights]
+    is_missed = any(EPOCHS_TO_ACCURACY not in figures for blocks in runs for figures in blocks.values())
+    is_missed = is_missed or len({frozenset(blocks) for blocks in runs}) > 1  # a run that failed is a miss, too
     if epochs is None or is_missed or abs(epochs.change.mean) < 0.05:
         return None
     noise = "" if epochs.is_shown else _unclear(epochs)

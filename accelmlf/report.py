@@ -1,9 +1,8 @@
-"""The report: all that a tracking store holds, what can be claimed from it, and what cannot."""
+"""The report: all that an experiment of a tracking store holds, what can be claimed from it, and what cannot."""
 
 import datetime
 import shutil
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,12 +22,14 @@ from accelmlf.stored_runs import (
     SEARCH,
     StoredRun,
     experiment_named,
-    name_of,
+    experiments,
     read_runs,
 )
 from accelmlf.tracking import MlflowTracker, tracking_uri
 
 DEMONSTRATION = "digits"
+PREFIX = 8
+"""Of a run's id, in the names of its pictures."""
 RULES = (
     "Times are of the training clock: from the request for an epoch's first batch to the end of its last step. Set-up, "
     "warm-up, validation and the test are not on it. The test set is read once, at the end.",
@@ -49,25 +50,30 @@ def run_report(config: ReportConfig) -> None:
         claim(parent, REPORT)
         experiment_id = experiment_named(config.experiment_name) if config.experiment_name else parent.experiment_id
         runs = read_runs(experiment_id)
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder)
-            text = as_markdown(runs, name_of(experiment_id), place)
-            (place / "report.md").write_text(text)
-            (place / "report.html").write_text(markdown.as_html(text, "accelmlf report", place))
-            copy(place, Path(config.output))
-            parent.log_artifacts(place)
+        parent.log_written(write, runs, experiment_id, Path(config.output))
     output = Path(config.output)
     say(f"{output / 'report.html'} and {output / 'report.md'}: {num_read(runs)} runs read")
 
 
+def write(folder: Path, runs: Sequence[StoredRun], experiment_id: str, output: Path) -> None:
+    """report.md, report.html and the pictures, and all of them in `output`."""
+    text = as_markdown(runs, experiment_id, folder)
+    (folder / "report.md").write_text(text)
+    (folder / "report.html").write_text(markdown.as_html(text, "accelmlf report", folder))
+    copy(folder, output)
+
+
 def copy(files: Path, output: Path) -> None:
-    """Every file of a folder into another one, which need not be there.
+    """Every file of a folder into another one, which need not be there; pictures of former reports go.
 
     Raises:
         DiskError: it is no folder, or one that cannot be written.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
+        for name in ablation_report.PICTURES:
+            for former in output.glob(f"{'[0-9a-f]' * PREFIX}-{name}"):
+                former.unlink()
         for path in files.iterdir():
             shutil.copyfile(path, output / path.name)
     except OSError as error:
@@ -80,16 +86,18 @@ def num_read(runs: Sequence[StoredRun]) -> int:
     return sum(run.kind != REPORT for run in runs)
 
 
-def as_markdown(runs: Sequence[StoredRun], experiment: str, folder: Path) -> str:
+def as_markdown(runs: Sequence[StoredRun], experiment_id: str, folder: Path) -> str:
     """The report; its pictures go to `folder`."""
     found = sort_runs(runs)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    store = redact(tracking_uri())
+    store, names = redact(tracking_uri()), experiments()
+    others = [name for other, name in names.items() if other != experiment_id]
     measured = [group for group in found.groups if group.settings["dataset"] != DEMONSTRATION]
     demonstrated = [group for group in found.groups if group.settings["dataset"] == DEMONSTRATION]
     parts = [
         markdown.heading("What is each technique worth?", 1),
-        markdown.plain(f"Experiment {experiment} in {store}, {now}: {num_read(runs)} runs read."),
+        markdown.plain(f"Experiment {names[experiment_id]} in {store}, {now}: {num_read(runs)} runs read."),
+        markdown.plain(f"Not read (experiment_name=...): {', '.join(others)}.") if others else "",
         markdown.heading("The paper's table, and ours", 2),
         *paper_section(found.groups),
         markdown.heading("Measured", 2),
@@ -128,7 +136,7 @@ def data_section(
 
 def ablation_part(parent: StoredRun, runs: Sequence[StoredRun], folder: Path) -> list[str]:
     ablation = Ablation.of(parent, [run for run in runs if run.study_id == parent.study_id])
-    mark = f"{parent.run_id[:8]}-"
+    mark = f"{parent.run_id[:PREFIX]}-"
     ablation_report.draw(folder, ablation, prefix=mark)
     pictures = [markdown.picture(title, mark + name) for name, title in ablation_report.PICTURES.items()]
     return [ablation_report.as_markdown(ablation, level=4, pictures=pictures)]
@@ -155,7 +163,7 @@ def search_part(parent: StoredRun, runs: Sequence[StoredRun]) -> list[str]:
 
 
 def confirming_runs(parent: StoredRun, runs: Sequence[StoredRun]) -> list[StoredRun]:
-    """Of each setting and seed the last, which is the one that counted."""
+    """Of each setting and seed the last. Settings that a larger search has dropped since are among them."""
     of_study = [run for run in runs if run.study_id == parent.study_id and run.kind == CONFIRMATION]
     last = {(run.tags.get("accelmlf.point"), run.settings.get("seed")): run for run in of_study if run.has_ended_well}
     return list(last.values())

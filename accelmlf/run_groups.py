@@ -6,21 +6,18 @@ from dataclasses import dataclass
 
 from accelmlf.ablation_result import ASKED, FAILED_BY_ITSELF, Asked
 from accelmlf.checks import marks_of_group
-from accelmlf.commands import command_of
+from accelmlf.commands import FOLLOWS, VARIES, command_of, departures
 from accelmlf.config import RunConfig, as_text
+from accelmlf.designs import BASELINE, TUNED
 from accelmlf.errors import ConfigError
 from accelmlf.paper import EPOCH_WORDS
 from accelmlf.recipes import resolve
 from accelmlf.stored_runs import ABLATION, ARM_RUN, CONFIRMATION, CONTINUED_BY, REPORT, SEARCH, TRIAL, StoredRun
 
-VARIES = ("seed", "save_model", "data_dir", "device")
-"""Settings that may differ within a group; the kind of device is part of the machine."""
 PROTOCOL = ("pipeline", "validation")
 """Settings that may differ from the recipe in the comparison with the paper, where they are named."""
 OF_ARM = ("techniques", "accumulation_steps", "batch_size", "learning_rate")
 """What tells the two arms of a recipe apart."""
-FOLLOWS = ("arm", "tuned", "effective_batch_size")
-BASELINE, TUNED = "baseline", "tuned"
 OF_SEARCHES = "runs of searches, which end early and are told of by their search"
 
 
@@ -45,19 +42,13 @@ class Group:
         """The arm and all that sets it apart from its recipe."""
         settings = self.settings
         batch = f"batch {settings['batch_size']} x {settings['accumulation_steps']}"
-        others = [f"{name}={settings[name]}" for name in self.departures()]
-        return ", ".join([f"{settings['arm']}: {settings['techniques']}", batch, *others])
-
-    def departures(self) -> list[str]:
-        """Settings that are not the recipe's. Techniques and batch are an arm's own, and the rate follows the batch."""
-        texts = recipe_texts(self.settings)
-        left = (*VARIES, *FOLLOWS, "techniques", "accumulation_steps", "batch_size")
-        return [name for name, text in self.settings.items() if name not in left and texts.get(name) != text]
+        others = [f"{name}={settings[name]}" for name in departures(settings)]
+        return ", ".join([f"{self.preset or settings['arm']}: {settings['techniques']}", batch, *others])
 
     @property
     def preset(self) -> str | None:
-        """baseline or tuned, where it is an arm of the paper's recipe, whatever started it; else None."""
-        if set(self.departures()) - set(PROTOCOL):
+        """baseline or tuned, where it is an arm of the recipe but for its protocol, whatever started it; else None."""
+        if set(departures(self.settings)) - set(PROTOCOL):
             return None
         for arm, tuned in ((BASELINE, False), (TUNED, True)):
             texts = resolve({name: self.settings[name] for name in ("model", "dataset")} | {"tuned": tuned}).as_texts()
@@ -74,9 +65,9 @@ class Group:
 
     @property
     def reached(self) -> tuple[int, int]:
-        """How many of how many runs came to the target, of those whose record says so."""
+        """How many of how many runs came to the target, of those whose record says so; a failed one did not."""
         figures = self.figures("reached_target")
-        return sum(figure > 0 for figure in figures), len(figures)
+        return sum(figure > 0 for figure in figures), len(figures) + self.failures
 
     @property
     def seeds(self) -> list[int]:
@@ -104,21 +95,6 @@ def _words(text: str) -> set[str]:
     return {word.partition(":")[0] for word in text.split(",")}
 
 
-def recipe_texts(settings: Mapping[str, str]) -> dict[str, str]:
-    """The recipe's settings with an arm's own batch, so that the learning rate is the one that follows it.
-
-    Weights that are not the recipe's own have their own row, and are the departure.
-
-    Raises:
-        ConfigError: a model or data set that this version does not know.
-    """
-    row: dict[str, object] = {name: settings[name] for name in ("model", "dataset")}
-    batch = {name: int(settings[name]) for name in ("batch_size", "accumulation_steps")}
-    weights = resolve(row).weights
-    own = {} if settings["weights"] == weights else {"weights": settings["weights"]}
-    return resolve({**row, **batch, **own}).as_texts() | {"weights": weights}
-
-
 @dataclass(frozen=True)
 class Sorted:
     """What a tracking store holds, sorted for a report."""
@@ -144,13 +120,19 @@ def sort_runs(runs: Sequence[StoredRun]) -> Sorted:
             parents.setdefault((run.kind, run.study_id), []).append(run)
         else:
             groups.setdefault(key_of(run), []).append(run)
-    failed = [key_of(run) for out in left_out.values() for run in out if run.outcome in FAILED_BY_ITSELF]
+    failed = [run for out in left_out.values() for run in out if run.outcome in FAILED_BY_ITSELF]
     earlier = [run for starts in parents.values() for run in starts[:-1]]
     if earlier:
         left_out["another start of the same study"] = earlier
     last = {kind: [starts[-1] for (k, _), starts in parents.items() if k == kind] for kind in (SEARCH, ABLATION)}
     ordered = sorted(groups.items(), key=lambda item: [item[1][0].settings[name] for name in ("dataset", "model")])
-    return Sorted([Group(found, failed.count(key)) for key, found in ordered], last, left_out)
+    return Sorted([Group(found, _failures_of(key, failed)) for key, found in ordered], last, left_out)
+
+
+def _failures_of(key: tuple[object, ...], failed: Sequence[StoredRun]) -> int:
+    """How many of the failed would have been in a group; one that failed early has not recorded its data yet."""
+    machine, _, settings = key
+    return sum(key_of(run) in (key, (machine, None, settings)) for run in failed if is_readable(run))
 
 
 def reason_to_leave_out(run: StoredRun) -> str | None:
@@ -163,7 +145,7 @@ def reason_to_leave_out(run: StoredRun) -> str | None:
         return "under way, or killed without a word"
     if not is_readable(run):
         return "settings of another version"
-    if CONTINUED_BY in run.tags:
+    if not run.has_ended_well and CONTINUED_BY in run.tags:
         return "continued by a later start"
     if not run.has_ended_well:
         return f"did not complete: {run.outcome.replace('_', ' ')}"
@@ -187,7 +169,7 @@ def is_readable(run: StoredRun) -> bool:
 
 def key_of(run: StoredRun) -> tuple[object, ...]:
     """What two runs have in common if they may stand together."""
-    settings = sorted((name, text) for name, text in run.settings.items() if name not in VARIES)
+    settings = sorted((name, text) for name, text in run.settings.items() if name not in (*VARIES, *FOLLOWS))
     return run.machine, run.data_digest, tuple(settings)
 
 
@@ -206,4 +188,6 @@ def duration(seconds: float | None) -> str:
 def numbered(name: str, group: Group) -> str:
     """The command of a line, under its name and all its seeds."""
     command = group.command or "# no command of this version leads to these settings"
-    return f"# {name}, seeds {', '.join(map(str, group.seeds))}\n{command}"
+    first, *others = group.seeds
+    rest = f"; likewise with seed={', '.join(map(str, others))}" if others else ""
+    return f"# {name}, seed {first}{rest}\n{command}"

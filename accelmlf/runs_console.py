@@ -12,6 +12,13 @@ TELL_EVERY_S = 60.0
 """Where there is no bar, a long run shows at most so often that it lives."""
 
 
+def left_in_words(started_s: float, done: int, total: int) -> str:
+    """How long the rest will take by what is done; nothing before the first has ended."""
+    if not done:
+        return ""
+    return f"  left {tqdm.format_interval((time.monotonic() - started_s) / done * (total - done))}"
+
+
 class RunsConsole:
     """Progress of one run after the other."""
 

@@ -107,26 +107,24 @@ def of_study(study_id: str) -> str:
     return f"tags.`{STUDY_ID}` = '{study_id}'"
 
 
+def experiments() -> dict[str, str]:
+    """Id -> name of all that are not deleted."""
+    with storage_errors():
+        return {experiment.experiment_id: experiment.name for experiment in mlflow.MlflowClient().search_experiments()}
+
+
 def experiment_named(name: str) -> str:
     """The id of an experiment.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    with storage_errors():
-        client = mlflow.MlflowClient()
-        found = client.get_experiment_by_name(name)
-        known = ", ".join(experiment.name for experiment in client.search_experiments())
-    if found is None or found.lifecycle_stage != "active":  # a deleted one keeps its name
-        raise ConfigError("experiment_name", name, "the tracking store has no such experiment", f"Known: {known}")
-    experiment_id: str = found.experiment_id
-    return experiment_id
-
-
-def name_of(experiment_id: str) -> str:
-    with storage_errors():
-        name: str = mlflow.MlflowClient().get_experiment(experiment_id).name
-    return name
+    known = experiments()
+    ids = [experiment_id for experiment_id, own in known.items() if own == name]
+    if not ids:
+        rule = "the tracking store has no such experiment"
+        raise ConfigError("experiment_name", name, rule, f"Known: {', '.join(known.values())}")
+    return ids[0]
 
 
 def history(run_id: str, metric: str) -> list[float]:

@@ -119,7 +119,10 @@ class ChannelsLast(Technique):
 
 
 class MixedPrecision(Technique):
-    does = "autocast; fp16 with a gradient scaler; by default bf16 where the hardware has it, else fp16 on CUDA"
+    does = (
+        "autocast; fp16 with a gradient scaler and the fused optimizer; "
+        "by default bf16 where the hardware has it, else fp16 on CUDA"
+    )
     needs = "bf16 in hardware, or CUDA"
 
     def parse(self, word: str, option: str | None, device: torch.device) -> str | None:

@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -91,6 +92,15 @@ class MlflowRun:
         """Every file of a folder."""
         with storage_errors():
             self.client.log_artifacts(self.run_id, str(folder))
+
+    def log_written(self, write: Callable[..., None], *given: object) -> None:
+        """What `write(folder, *given)` leaves in a folder."""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder), *given)
+                self.log_artifacts(Path(folder))
+        except OSError as error:
+            raise recognise(error, batch_size=0) from error
 
     def url(self) -> str | None:
         """The page that opens this project's charts."""

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from accelmlf import __version__, isolation, sampling, search_report, storage
@@ -14,7 +12,7 @@ from accelmlf.config import as_text, settable_fields
 from accelmlf.confirmation import Confirmation, confirm
 from accelmlf.console import say
 from accelmlf.environment import as_tags
-from accelmlf.errors import ConfigError, recognise
+from accelmlf.errors import ConfigError
 from accelmlf.family import Family, claim
 from accelmlf.preflight import Preflight, look
 from accelmlf.processes import MANY_RUNS, sole_use
@@ -77,12 +75,7 @@ def search_and_confirm(search: Search) -> None:
     search.study.set_user_attr("outcome", result.outcome)
     search.family.log_result(result.params(), result.metrics(), result.outcome, result.tags())
     for write in (search_report.write_tables, search_report.draw):  # a picture that fails takes no table with it
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                write(Path(folder), result, search.study)
-                search.family.parent.log_artifacts(Path(folder))
-        except OSError as error:
-            raise recognise(error, batch_size=0) from error
+        search.family.parent.log_written(write, result, search.study)
     say(f"tables and pictures (scripts/ui serves them): {search.family.parent.files_url()}")
 
 
