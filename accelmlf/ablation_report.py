@@ -10,8 +10,9 @@ from accelmlf.ablation_result import Ablation
 from accelmlf.checks import marks_of_group
 from accelmlf.commands import departures
 from accelmlf.comparison import as_ratio
+from accelmlf.config import settable_fields
 from accelmlf.console import aligned, short
-from accelmlf.designs import Contrast
+from accelmlf.designs import AblateConfig, Contrast
 from accelmlf.effects import Effect
 from accelmlf.markdown import code, heading, listed, table
 from accelmlf.stored_runs import history
@@ -113,7 +114,8 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
         f"on {ablation.parent.machine}",
         *(f"left out: {text}" for text in asked.left_out),
     ]
-    common = [name for name in (*departures(settings), "techniques") if settings[name] != "none"]
+    of_runs = {name: text for name, text in settings.items() if name not in settable_fields(AblateConfig)}
+    common = [name for name in (*departures(of_runs), "techniques") if settings.get(name, "none") != "none"]
     if common:
         facts.insert(1, f"in every arm: {', '.join(f'{name}={settings[name]}' for name in common)}")
     if against := unfit(ablation):

@@ -69,4 +69,4 @@ def departures(texts: Mapping[str, str]) -> list[str]:
     own = {} if texts["weights"] == weights else {"weights": texts["weights"]}
     recipe = resolve({**row, **batch, **own}).as_texts() | {"weights": weights}
     left = (*VARIES, *FOLLOWS, "techniques", *batch)
-    return [name for name, text in recipe.items() if name not in left and texts.get(name) != text]
+    return [name for name in {**recipe, **texts} if name not in left and texts.get(name) != recipe.get(name)]

@@ -94,10 +94,8 @@ class Effect:
         corrected = " after Holm's correction" * self._is_held_back
         figure = f"{self.verdict}{corrected}: {self.figure}" if self.verdict else self.figure
         if self.reached:
-            few = {
-                arm: counts for arm, counts in self.reached.items() if counts[0] < counts[1] or len(self.reached) == 2
-            }
-            counts = ", ".join(f"{k} of {n} ({arm})" for arm, (k, n) in few.items())
+            is_pair = len(self.reached) == 2
+            counts = ", ".join(f"{k} of {n} ({arm})" for arm, (k, n) in self.reached.items() if k < n or is_pair)
             absent = f" ({_counts(self.absent)} failed or missing)" if self.absent else ""
             return f"target reached in {counts}: no verdict{absent}"
         if self.absent:
