@@ -1,13 +1,28 @@
 """The clock: synchronised stamps, phases that add up, nothing captured that is not there."""
 
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from accelmlf.costs import PHASES, EpochMeter, HostClock, host_peak_mib, meter_for, nvml_joules, stamp_s
+from accelmlf.costs import (
+    PHASES,
+    Cost,
+    EpochMeter,
+    HostClock,
+    host_peak_mib,
+    meter_for,
+    nvml_joules,
+    nvml_other_processes,
+    stamp_s,
+    total_of,
+)
 from accelmlf.training import train_epochs
 from tests.makers import make_config, make_work
 
@@ -178,6 +193,151 @@ def test_an_energy_counter_that_fails_in_between_is_no_figure(
     with meter:
         meter.lap("forward")
     assert meter.cost(1).gpu_joules == joules
+
+
+# --- who else is on the GPU ---
+
+
+class FakeNvml:
+    """NVML as it answers on a GPU with so many processes; it can begin to fail."""
+
+    def __init__(self, processes: int) -> None:
+        self.processes: int | None = processes
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        assert uuid == "GPU-0123"
+        return "the GPU"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: str) -> list[object]:
+        assert gpu == "the GPU"
+        if self.processes is None:
+            raise RuntimeError("NVMLError_GpuIsLost")
+        return [object()] * self.processes
+
+
+@pytest.fixture
+def count_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeNvml], Callable[[], int | None]]:
+    """The count of other processes as that NVML has it."""
+
+    def counted(nvml: FakeNvml) -> Callable[[], int | None]:
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="0123"))
+        return nvml_other_processes(torch.device("cuda", 0))
+
+    return counted
+
+
+@pytest.mark.parametrize(("seen", "others"), [(1, 0), (2, 1), (5, 4), (0, None)])
+def test_all_processes_but_this_one_are_counted_and_where_even_this_one_is_not_seen_there_is_no_count(
+    count_on: Callable[[FakeNvml], Callable[[], int | None]], seen: int, others: int | None
+) -> None:
+    assert count_on(FakeNvml(seen))() == others
+
+
+def test_a_count_that_begins_to_fail_is_no_figure_and_no_error(
+    count_on: Callable[[FakeNvml], Callable[[], int | None]],
+) -> None:
+    nvml = FakeNvml(3)
+    count = count_on(nvml)
+    assert count() == 2
+    nvml.processes = None
+    assert count() is None
+
+
+def test_without_nvml_there_is_no_count_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml_other_processes(torch.device("cuda", 0))() is None
+
+
+def test_others_are_counted_at_the_end_of_an_epoch_and_off_its_clock() -> None:
+    device = FakeDevice()
+
+    def neighbours() -> int:
+        device.idle_host(7.0)
+        device.calls.append("count")
+        return 2
+
+    meter = EpochMeter(device, neighbours=neighbours)
+    with meter:
+        device.give(3.0)
+        meter.lap("forward")
+    cost = meter.cost(1)
+    assert (cost.other_gpu_processes, cost.train_s) == (2, 3.0)
+    assert device.calls[-3:] == ["synchronize", "now", "count"]
+
+
+def test_a_cpu_has_no_count_of_processes() -> None:
+    meter = meter_for(torch.device("cpu"))
+    with meter:
+        meter.lap("forward")
+    assert meter.cost(1).other_gpu_processes is None
+
+
+# --- several epochs as one ---
+
+
+def cost(seconds: float, **captured: Any) -> Cost:
+    return Cost(seconds, {"forward": 0.5 * seconds, "backward": 0.25 * seconds}, 100, **captured)
+
+
+def test_epochs_together_are_sums_of_what_is_spent_and_peaks_of_what_is_held() -> None:
+    total = total_of(
+        [
+            cost(2.0, host_peak_mib=50.0, gpu_peak_allocated_mib=7.0, gpu_joules=10.0, other_gpu_processes=0),
+            cost(6.0, host_peak_mib=40.0, gpu_peak_allocated_mib=9.0, gpu_joules=20.0, other_gpu_processes=3),
+            cost(4.0, host_peak_mib=45.0, gpu_peak_allocated_mib=8.0, gpu_joules=30.0, other_gpu_processes=1),
+        ]
+    )
+    assert (total.train_s, total.images, total.gpu_joules) == (12.0, 300, 60.0)
+    assert total.phases_s == {"forward": 6.0, "backward": 3.0}
+    assert (total.host_peak_mib, total.gpu_peak_allocated_mib, total.other_gpu_processes) == (50.0, 9.0, 3)
+    assert total.images_per_s == 25.0
+    assert sum(total.phases_s.values()) + total.other_s == pytest.approx(total.train_s)
+
+
+def test_one_epoch_is_itself() -> None:
+    one = cost(3.0, host_peak_mib=5.0, gpu_joules=1.0, other_gpu_processes=0)
+    assert total_of([one]) == one
+    assert total_of([one, one]) != one
+
+
+def test_what_no_epoch_has_captured_is_absent_of_all() -> None:
+    total = total_of([cost(1.0), cost(1.0)])
+    peaks = (total.host_peak_mib, total.gpu_peak_allocated_mib, total.gpu_peak_reserved_mib)
+    assert (*peaks, total.gpu_joules, total.other_gpu_processes) == (None,) * 5
+
+
+def test_energy_that_one_epoch_lacks_is_no_sum_and_a_peak_is_of_those_that_were_seen() -> None:
+    total = total_of([cost(1.0, gpu_joules=5.0, host_peak_mib=3.0, other_gpu_processes=1), cost(1.0)])
+    assert total.gpu_joules is None
+    assert (total.host_peak_mib, total.other_gpu_processes) == (3.0, 1)
+
+
+def test_no_energy_at_all_is_a_figure() -> None:
+    """The control: 0 is not absent."""
+    total = total_of([cost(1.0, gpu_joules=0.0, other_gpu_processes=0)] * 2)
+    assert (total.gpu_joules, total.other_gpu_processes) == (0.0, 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_another_process_on_a_real_gpu_is_counted() -> None:
+    torch.ones(1, device="cuda")
+    count = nvml_other_processes(torch.device("cuda", 0))
+    before = count()
+    if before is None:
+        pytest.skip("NVML does not see processes here")
+    code = "import torch, sys; torch.ones(1, device='cuda'); print('ready', flush=True); sys.stdin.readline()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None and other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        assert count() == before + 1
+        other.stdin.write("\n")
+    assert count() == before
 
 
 @pytest.mark.gpu

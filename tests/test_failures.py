@@ -76,3 +76,8 @@ def test_a_search_of_which_nothing_was_finished_ends_as_its_last_trial_did(
     assert str(found).startswith("trial=7: no trial has finished; this was the last: batch_size=64: memory ran out")
     assert one_line(str(found)) == str(found)
     assert f"this was the last: {outcome}. " in str(failure_of_all("trial", 7, outcome, None))
+
+
+def test_whatever_has_failed_is_called_by_its_kind_and_name() -> None:
+    error = str(failure_of_all("run", "baseline, seed 3", "diverged", "loss=nan: not finite"))
+    assert error.startswith("run=baseline, seed 3: no run has finished; this was the last: loss=nan: not finite. ")

@@ -89,7 +89,7 @@ def test_children_are_below_their_parent_and_known_by_kind(store: mlflow.MlflowC
         (found,) = own.children(TRIAL)
         assert list(own.children("confirmation")) == []
     run = run_of(store, child)
-    assert found.parent_id == run.data.tags[PARENT] == own.parent.run_id
+    assert found.tags[PARENT] == run.data.tags[PARENT] == own.parent.run_id
     assert (name(run), run.data.tags["accelmlf.trial"]) == ("trial 0: batch 8 x 1", "0")
     assert run.info.experiment_id == own.parent.experiment_id
     assert run.data.tags["accelmlf.study"] == "the-study"
@@ -216,7 +216,7 @@ def test_children_are_handed_on_from_restart_to_restart(store: mlflow.MlflowClie
         last.adopt()
         children = list(last.children(TRIAL))
     assert len(children) == 4
-    assert {run.parent_id for run in children} == {last.parent.run_id}
+    assert {run.tags[PARENT] for run in children} == {last.parent.run_id}
     assert run_of(store, left_open).data.tags["accelmlf.outcome"] == "interrupted"
     assert run_of(store, closed).data.tags["accelmlf.outcome"] == "completed"
 

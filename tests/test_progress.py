@@ -72,3 +72,24 @@ def test_a_higher_target_is_never_reached_sooner() -> None:
 def test_a_test_loss_that_is_not_finite_is_no_result() -> None:
     with pytest.raises(DivergedError, match="final_loss=nan"):
         run_of([0.9], target=0.5)[0].summary(quality(0.8, loss=float("nan")))
+
+
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize(
+    ("accuracies", "epochs"), [([0.2, 0.6, 0.9], 2), ([0.5, 0.4, 0.6], 1), ([0.2, 0.3, 0.49], None)]
+)
+def test_the_first_epoch_at_the_target_is_counted_and_a_miss_has_none(
+    accuracies: list[float], epochs: int | None
+) -> None:
+    figures = run_of(accuracies, target=0.5)[0].summary(quality(0.8)).as_metrics()
+    assert figures.get("epochs_to_accuracy") == epochs
+    assert ("epochs_to_accuracy" in figures) is (epochs is not None)
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_what_the_epochs_cost_together_is_in_the_summary() -> None:
+    summary = run_of([0.2, 0.6, 0.9], target=0.5)[0].summary(quality(0.8))
+    assert (summary.num_epochs, summary.total.images) == (3, 120)
+    assert summary.total.train_s == summary.total_train_s == 30.0
+    assert summary.total.phases_s == pytest.approx({"forward": 29.7})
+    assert summary.as_metrics()["mean_forward_s"] == pytest.approx(9.9)

@@ -1,6 +1,7 @@
 """What is said of a search is what was measured, and the command line that it ends with is the winner."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import shlex
@@ -12,7 +13,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from accelmlf.config import RunConfig, parse_setting
+from accelmlf.cli import parsed
+from accelmlf.config import RunConfig, parse_setting, settable_fields
 from accelmlf.confirmation import Candidate, Confirmation, Repeat
 from accelmlf.recipes import resolve
 from accelmlf.search_report import Result, confirmation_table, draw, trial_table, verdict, write_tables
@@ -292,6 +294,76 @@ def test_a_command_line_with_another_value_would_be_another_run() -> None:
     result = Result(plan(), REACHED, None, "n_trials")
     line = last_line(result)
     assert typed(line.replace("batch_size=64", "batch_size=63")) != typed(line)
+
+
+# --- the tags of the parent run ---
+
+
+def search_of(line: str) -> tuple[TuneConfig, dict[str, Any]]:
+    """The search that a command line stands for, and the settings of its runs."""
+    words = shlex.split(line)
+    assert words[:3] == ["scripts/run", "-e", "tune"] and set(words[3::2]) == {"-P"}
+    texts = dict(word.split("=", 1) for word in words[4::2])
+    own = {name: texts.pop(name) for name in settable_fields(TuneConfig) if name in texts}
+    return TuneConfig(**parsed(own, TuneConfig)), parsed(texts, RunConfig)
+
+
+ASKED_FOR: list[TuneConfig] = [
+    TuneConfig(),
+    TuneConfig(batch_sizes=(8, 16), accumulation_choices=(1, 3), n_trials=7, confirm_repeats=5),
+    TuneConfig(search_learning_rate=True, timeout_s=12.5, sampler="random", study_name="my-study.2"),
+]
+
+
+@pytest.mark.parametrize(("given", "tune"), list(itertools.product(GIVEN, ASKED_FOR)))
+def test_the_command_of_a_search_is_that_search(given: dict[str, Any], tune: TuneConfig) -> None:
+    own_plan = plan(tune, **given)
+    again, of_runs = search_of(Result(own_plan, MISSED, None, "n_trials").tags()["accelmlf.command"])
+    assert again == tune
+    assert resolve({"save_model": False, **of_runs}) == dataclasses.replace(own_plan.base, save_model=False)
+    assert not {"batch_size", "accumulation_steps", "stop_at_target"} & of_runs.keys()
+
+
+def test_another_search_has_another_command() -> None:
+    """The control."""
+    lines = {Result(plan(tune), MISSED, None, "n_trials").tags()["accelmlf.command"] for tune in ASKED_FOR}
+    assert len(lines) == len(ASKED_FOR)
+
+
+@pytest.mark.parametrize(
+    ("found", "confirmation"),
+    [
+        (REACHED, None),
+        (REACHED, Confirmation([arm(FAST, 5.0, 5.1, 5.2), own(10.0, 10.3, 10.2)])),
+        (REACHED, Confirmation([own(10.0, 10.3, 10.2), arm(FAST, 15.0, 15.1, 15.2)])),
+        (REACHED, Confirmation([arm(FAST, None, None), own(None, None)])),
+    ],
+    ids=["not confirmed", "faster", "the recipe", "never again"],
+)
+def test_the_tags_say_what_the_console_says(found: list[TrialRecord], confirmation: Confirmation | None) -> None:
+    result = Result(plan(), found, confirmation, "timeout")
+    tags = result.tags()
+    assert tags["accelmlf.verdict"] == result.verdict
+    assert result.verdict in result.as_text().split("\n\n")
+    assert tags["accelmlf.ended_at"] == "timeout"
+    assert tags["accelmlf.winner_command"] == last_line(result)
+    assert typed(tags["accelmlf.winner_command"]).stop_at_target
+    assert all("\n" not in text for text in tags.values())
+
+
+@pytest.mark.parametrize("found", [[], MISSED], ids=["nothing", "misses"])
+def test_where_nobody_won_there_is_no_command_of_a_winner(found: list[TrialRecord]) -> None:
+    result = Result(plan(), found, None, "n_trials")
+    tags = result.tags()
+    assert "accelmlf.winner_command" not in tags
+    assert tags["accelmlf.verdict"] == result.missed_text()
+    assert search_of(tags["accelmlf.command"])[0] == TuneConfig()
+
+
+def test_a_point_of_one_seed_is_not_called_confirmed() -> None:
+    confirmed = Confirmation([arm(FAST, 5.0, 5.1, 5.2), own(10.0, 10.3, 10.2)])
+    assert "not confirmed" in Result(plan(), REACHED, None, "n_trials").verdict
+    assert "not confirmed" not in Result(plan(), REACHED, confirmed, "n_trials").verdict
 
 
 # --- files ---
