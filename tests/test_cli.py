@@ -110,7 +110,10 @@ def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: s
         (["ablate", "--repeats", "0"], "repeats=0: outside its range"),
         (["ablate", "--factors", "amp, amp"], "factors=amp, amp: amp is there twice"),
         (["ablate", "--factors", "amp", "--design", "preset"], "factors=amp: the preset's factors are those of the"),
-        (["ablate", "--design", "preset", "--batch_size", "8"], "batch_size=8: design=preset compares the recipe's own"),
+        (
+            ["ablate", "--design", "preset", "--batch_size", "8"],
+            "batch_size=8: design=preset compares the recipe's own",
+        ),
         (["report", "--model", "vit"], "model=vit: there is no such setting. Known: experiment_name, output"),
         (["report", "--experiment", "x"], "experiment=x: there is no such setting. Did you mean experiment_name?"),
         (["resnet50", "--n_trials", "3"], "n_trials=3: there is no such setting"),

@@ -13,7 +13,6 @@ import mlflow
 import pytest
 
 from accelmlf.confirmation import (
-    CONFIRMATION,
     NUM_BEST,
     Candidate,
     Confirmation,
@@ -26,7 +25,7 @@ from accelmlf.errors import ProcessKilledError
 from accelmlf.family import Family
 from accelmlf.processes import identity
 from accelmlf.search_console import SearchConsole
-from accelmlf.stored_runs import OWNER
+from accelmlf.stored_runs import CONFIRMATION, OWNER
 from accelmlf.study import TrialRecord
 from accelmlf.tracking import MlflowTracker
 from accelmlf.tuning import Plan, Point, TuneConfig, in_words

@@ -19,9 +19,7 @@ TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 RECORDS = (RunConfig, *(entry.record for entry in ENTRY_POINTS.values()))
 
 
-@pytest.mark.parametrize(
-    ("record", "name"), [(record, name) for record in RECORDS for name in settable_fields(record)]
-)
+@pytest.mark.parametrize(("record", "name"), [(record, name) for record in RECORDS for name in settable_fields(record)])
 def test_the_readme_gives_each_setting_with_its_default_and_help(record: type, name: str) -> None:
     default = settable_fields(record)[name].metadata["default_text"]
     assert f"| `{name}` | {default} | {field_help(record)[name]} |" in README

@@ -122,31 +122,31 @@ def test_several_factors_together_are_meant_for_no_phase() -> None:
             WORKERS,
             {"data_wait": 0.19},
             "it acts on data wait, which is 2% of an epoch without it with pipeline=stream, "
-            "so it has next to nothing to win: at most 1.02x as fast",
+            "so it has next to nothing to win there: at most 1.02x as fast from that alone",
         ),
         (
             WORKERS,
             {"data_wait": 0.03},
             "it acts on data wait, which is 0.3% of an epoch without it with pipeline=stream, "
-            "so it has next to nothing to win: at most 1.00x as fast",
+            "so it has next to nothing to win there: at most 1.00x as fast from that alone",
         ),
         (
             PIN,
             {"data_wait": 0.1, "transfer": 0.09},
             "it acts on data wait and transfer, together 2% of an epoch without it with pipeline=stream, "
-            "so it has next to nothing to win: at most 1.02x as fast",
+            "so it has next to nothing to win there: at most 1.02x as fast from that alone",
         ),
         (
             "fused_optimizer",
             {"optimizer": 0.18},
             "it acts on the optimizer step, which is 2% of an epoch without it, "
-            "so it has next to nothing to win: at most 1.02x as fast",
+            "so it has next to nothing to win there: at most 1.02x as fast from that alone",
         ),
         (
             ACCUMULATION,  # of two steps one is left
             {"optimizer": 0.18},
             "it acts on the optimizer step, which is 2% of an epoch without it, "
-            "so it has next to nothing to win: at most 1.01x as fast",
+            "so it has next to nothing to win there: at most 1.01x as fast from that alone",
         ),
     ],
 )
