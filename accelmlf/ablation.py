@@ -129,7 +129,8 @@ def labels(plan: AblationPlan) -> tuple[dict[str, str], dict[str, str]]:
 def announce(plan: AblationPlan) -> None:
     """What is about to be measured, and how."""
     arms = plan.asked.as_design().arms
-    runs = f"{plan.asked.repeats} repeats of {len(arms)} arms, interleaved: {plan.asked.repeats * len(arms)} runs"
+    repeats = plan.asked.repeats
+    runs = f"{repeats} repeat{'s' * (repeats > 1)} of {len(arms)} arms, interleaved: {repeats * len(arms)} runs"
     say(f"ablation of {', '.join(plan.asked.factors)}: {plan.base.model} on {plan.base.dataset} ({plan.base.pipeline})")
     say(f"  {plan.asked.design.replace('_', ' ')}, {runs} of {plan.base.epochs} epochs on {plan.base.device}")
     width = max(len(arm.name) for arm in arms)

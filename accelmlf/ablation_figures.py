@@ -29,13 +29,14 @@ def draw_forest(ablation: Ablation, path: Path) -> None:
     """A row per contrast, a panel per primary measure: the ratio with its interval, in the colour of its verdict."""
     contrasts = ablation.design.contrasts
     rows = [ablation.primary(contrast) for contrast in contrasts]
-    width = 8.5 + 0.07 * max(len(contrast.name) for contrast in contrasts)
+    width = 8.5 + 0.08 * max(len(contrast.name) + 14 * contrast.is_interaction for contrast in contrasts)
     figure = Figure(figsize=(width, 1.7 + 0.5 * len(rows)), layout="constrained")
-    figure.suptitle(f"{ablation.title}: times as fast, 95 % intervals, {ablation.asked.repeats} repeats", fontsize=11)
+    figure.suptitle(f"{ablation.title}\ntimes as fast, 95 % intervals, n = {ablation.asked.repeats}", fontsize=10)
     for axis, column in zip(figure.subplots(1, 2, sharey=True), (0, 1), strict=True):
         measured = [effects[column] for effects in rows]
         _forest_panel(axis, measured)
-        axis.set_yticks(range(len(rows)), [contrast.name for contrast in contrasts])
+        names = [contrast.name + " (interaction)" * contrast.is_interaction for contrast in contrasts]
+        axis.set_yticks(range(len(rows)), names)
         axis.set(title=measured[0].measure.title, ylim=(len(rows) - 0.5, -0.5))
     figure.savefig(path, dpi=DPI)
 
@@ -68,8 +69,9 @@ def _forest_panel(axis: Axes, measured: Sequence[Effect]) -> None:
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axis.set_xticks([], minor=True)
     axis.grid(axis="x", alpha=0.3)
-    has_interactions = any(effect.contrast.is_interaction for effect in measured)
-    axis.set_xlabel("slower    |    faster" + " (x: less | more together)" * has_interactions, fontsize=8)
+    sides: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "fontsize": 7, "color": UNDECIDED, "va": "bottom"}
+    axis.text(1, 0.01, "slower  ", ha="right", **sides)
+    axis.text(1, 0.01, "  faster", ha="left", **sides)
 
 
 def _apart(ticks: Sequence[float], span: float) -> list[float]:
@@ -110,7 +112,7 @@ def draw_phases(ablation: Ablation, path: Path) -> None:
         axis.text(left[arm], row, f"  {left[arm]:.2f} s", va="center", fontsize=9)
     axis.invert_yaxis()
     axis.set(xlabel="seconds per epoch (mean)", xlim=(0, 1.12 * max(left.values(), default=1.0)))
-    axis.set_title(f"{ablation.title}: where an epoch goes", fontsize=11)
+    axis.set_title(f"{ablation.title}\nwhere an epoch goes", fontsize=10)
     if arms:
         figure.legend(loc="outside lower center", ncols=len(PHASES) + 1, frameon=False, fontsize=8)
     figure.savefig(path, dpi=DPI)
@@ -138,7 +140,7 @@ def draw_accuracy(ablation: Ablation, curves: Curves, path: Path) -> None:
     target = float(ablation.settings["target_accuracy"])
     axis.axhline(target, color="black", linestyle="--", linewidth=1, label=f"target {target:g}")
     axis.set(xlabel="training clock (s)", ylabel="validation accuracy", ylim=(0, 1.02), xlim=(0, None))
-    axis.set_title(f"{ablation.title}: one line per run", fontsize=11)
+    axis.set_title(f"{ablation.title}\none line per run", fontsize=10)
     axis.grid(alpha=0.3)
     columns = max(1, 100 // (8 + max(map(len, curves), default=0)))
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8)

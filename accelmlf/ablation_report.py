@@ -94,7 +94,7 @@ def in_words(settings: Mapping[str, str]) -> str:
 
 def as_lines(ablation: Ablation) -> list[str]:
     """The result as it stands on the console."""
-    lines = ["", ablation.title, "", *aligned([ARM_HEAD, *arm_rows(ablation)]), ""]
+    lines = ["", ablation.question, "", *aligned([ARM_HEAD, *arm_rows(ablation)]), ""]
     for name, on_epochs, on_target in verdict_rows(ablation):
         lines += [f"  {name}", f"    seconds per epoch  {on_epochs}", f"    time to accuracy   {on_target}"]
     if why := reasons(ablation):
@@ -110,7 +110,7 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     facts = [
         f"{settings['epochs']} epochs, target {settings['target_accuracy']} on validation, "
         f"data {ablation.parent.tags.get('accelmlf.data_digest', 'unknown')}",
-        f"design {asked.design}, {asked.repeats} repeats, {ablation.num_runs} of {ablation.num_planned} runs",
+        f"{asked.repeats} repeat{'s' * (asked.repeats > 1)}, {ablation.num_runs} of {ablation.num_planned} runs",
         f"on {ablation.parent.machine}",
         *(f"left out: {text}" for text in asked.left_out),
     ]
@@ -121,7 +121,7 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     if against := unfit(ablation):
         facts.append(f"unfit for a claim: {'; '.join(against)}")
     parts = [
-        heading(ablation.title, level),
+        heading(ablation.question, level),
         listed(facts),
         table(["", "seconds per epoch", "time to accuracy"], verdict_rows(ablation)),
         table(ARM_HEAD, arm_rows(ablation)),

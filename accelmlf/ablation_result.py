@@ -89,6 +89,11 @@ class Ablation:
         settings, design = self.settings, self.asked.design.replace("_", " ")
         return f"{settings['model']} on {settings['dataset']}, pipeline={settings['pipeline']}, {design}"
 
+    @property
+    def question(self) -> str:
+        """The title, after what was asked for."""
+        return f"{', '.join(self.asked.factors)}: {self.title}"
+
     @cached_property
     def measured(self) -> Measured:
         return {

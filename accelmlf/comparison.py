@@ -25,7 +25,8 @@ class Interval:
     @property
     def digits(self) -> int:
         """After the point, so that something of each number is seen."""
-        return 2 if max(abs(number or 0.0) for number in (self.mean, self.low, self.high)) >= 0.1 else 4
+        largest = max(abs(number or 0.0) for number in (self.mean, self.low, self.high))
+        return 4 if 0 < largest < 0.1 else 2
 
     def as_difference(self, unit: str) -> str:
         """`-1.23 [-1.40, -1.06] s`."""

@@ -182,7 +182,7 @@ def micro_batches(batch_size: int, steps: int) -> int:
     for parts in range(min(steps, batch_size // 2), 1, -1):
         if batch_size % parts == 0:
             return parts
-    rule = f"a batch of {batch_size} cannot be cut into 2 to {steps} equal micro-batches"
+    rule = f"a batch of {batch_size} cannot be cut into equal micro-batches, at most {steps} of them"
     raise ConfigError("factors", SAME_EFFECTIVE_BATCH, rule, "Give another batch_size, or leave it out")
 
 

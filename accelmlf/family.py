@@ -95,11 +95,16 @@ class Family:
         return list(search_runs([self.parent.experiment_id], of_study(self.study_id)))
 
 
-def claim(parent: MlflowRun, kind: str) -> None:
-    """Say whose a parent run is, before anything else; close those of `kind` whose process was killed."""
+def claim(parent: MlflowRun, kind: str, *, name: str | None = None) -> None:
+    """Say whose a parent run is, before anything else; close those of `kind` whose process was killed.
+
+    `name`: what a run is called that nobody named.
+    """
     with storage_errors():
-        for name, text in {KIND: kind, OWNER: identity()}.items():
-            parent.client.set_tag(parent.run_id, name, text)
+        if name and re.fullmatch(MADE_UP_NAME, parent.client.get_run(parent.run_id).info.run_name or ""):
+            parent.client.set_tag(parent.run_id, MLFLOW_RUN_NAME, name)
+        for tag, text in {KIND: kind, OWNER: identity()}.items():
+            parent.client.set_tag(parent.run_id, tag, text)
         wanted = f"tags.`{KIND}` = '{kind}' and attributes.status = 'RUNNING'"
         for run in search_runs([parent.experiment_id], wanted):
             if is_gone(run.data.tags.get(OWNER, "")):

@@ -15,12 +15,13 @@ body { overflow-wrap: break-word; }
 h1, h2, h3, h4 { line-height: 1.25; margin: 1.6em 0 .5em; }
 table { margin: 1rem 0; border-collapse: collapse; font-size: .9rem; }
 table { display: block; overflow-x: auto; max-width: 100%; }
-th, td { min-width: 4.5rem; overflow-wrap: normal; }
+th, td { min-width: 6rem; overflow-wrap: normal; }
 th, td { border: 1px solid #8886; padding: .3rem .55rem; text-align: left; vertical-align: top; }
 th { background: #8882; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .6rem; background: #8882; }
 code { font-size: .9em; }
-img { max-width: 100%; height: auto; background: white; }
+p:has(> img) { overflow-x: auto; }
+img { width: 100%; min-width: 40rem; height: auto; background: white; }
 """
 
 

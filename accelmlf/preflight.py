@@ -80,10 +80,10 @@ def look_at_factors(words: Sequence[str], config: RunConfig) -> Factors:
             labels.append(word)
             continue
         technique = _technique(word, device)
-        reason = technique.missing()
         if config.pipeline not in technique.pipelines:
-            reason = f"it has nothing to do with pipeline={config.pipeline}"
-        if reason is not None:
+            rule = f"{technique.label} has nothing to do with pipeline={config.pipeline}"
+            raise ConfigError("factors", word, rule, f"Leave it out, or use pipeline={technique.pipelines[0]}")
+        if (reason := technique.missing()) is not None:
             left_out.append(f"{technique.label} ({reason})")
             continue
         if technique.label in labels:

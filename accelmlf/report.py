@@ -47,7 +47,7 @@ def run_report(config: ReportConfig) -> None:
         AccelmlfError: an experiment that is not there, a store that does not answer, a folder that cannot be written.
     """
     with MlflowTracker().run() as parent:
-        claim(parent, REPORT)
+        claim(parent, REPORT, name="report")
         experiment_id = experiment_named(config.experiment_name) if config.experiment_name else parent.experiment_id
         runs = read_runs(experiment_id)
         parent.log_written(write, runs, experiment_id, Path(config.output))
@@ -98,6 +98,7 @@ def as_markdown(runs: Sequence[StoredRun], experiment_id: str, folder: Path) -> 
         markdown.heading("What is each technique worth?", 1),
         markdown.plain(f"Experiment {names[experiment_id]} in {store}, {now}: {num_read(runs)} runs read."),
         markdown.plain(f"Not read (experiment_name=...): {', '.join(others)}.") if others else "",
+        *short_section(found, runs),
         markdown.heading("The paper's table, and ours", 2),
         *paper_section(found.groups),
         markdown.heading("Measured", 2),
@@ -134,8 +135,28 @@ def data_section(
     return parts or ["No runs."]
 
 
+def short_section(found: Sorted, runs: Sequence[StoredRun]) -> list[str]:
+    """All verdicts in one table, before everything else."""
+    rows = []
+    for parent in found.parents[ABLATION]:
+        ablation = ablation_of(parent, runs)
+        mark = " (unfit for a claim)" if ablation_report.unfit(ablation) else ""
+        titles = [ablation.question + mark, *[""] * len(ablation.design.contrasts)]
+        rows += [[title, *row] for title, row in zip(titles, ablation_report.verdict_rows(ablation), strict=False)]
+    rows += [
+        [f"search: {parent.tags.get('accelmlf.study', parent.name)}", "", "", parent.tags.get("accelmlf.verdict", "")]
+        for parent in found.parents[SEARCH]
+    ]
+    head = ["asked", "factor", "seconds per epoch", "time to accuracy"]
+    return [markdown.heading("In short", 2), markdown.table(head, rows)] if rows else []
+
+
+def ablation_of(parent: StoredRun, runs: Sequence[StoredRun]) -> Ablation:
+    return Ablation.of(parent, [run for run in runs if run.study_id == parent.study_id])
+
+
 def ablation_part(parent: StoredRun, runs: Sequence[StoredRun], folder: Path) -> list[str]:
-    ablation = Ablation.of(parent, [run for run in runs if run.study_id == parent.study_id])
+    ablation = ablation_of(parent, runs)
     mark = f"{parent.run_id[:PREFIX]}-"
     ablation_report.draw(folder, ablation, prefix=mark)
     pictures = [markdown.picture(title, mark + name) for name, title in ablation_report.PICTURES.items()]
@@ -192,7 +213,7 @@ def group_row(group: Group) -> list[str]:
     spread = f"{statistics.fmean(accuracy):.4f} ({min(accuracy):.4f} to {max(accuracy):.4f})" if accuracy else ""
     return [
         group.in_words,
-        f"{len(group.runs)} (seeds {', '.join(map(str, group.seeds))})",
+        f"{len(group.runs)} (seed{'s' * (len(group.seeds) > 1)} {', '.join(map(str, group.seeds))})",
         duration(group.median("total_train_s")),
         "" if epoch_s is None else short(epoch_s),
         at_target,

@@ -62,7 +62,8 @@ class StoredRun:
         facts = {name: self.tags.get(f"accelmlf.hardware.{name}") for name in ("gpu", "cpu", "cpu_threads_used")}
         kind = self.settings.get("device", "cpu").partition(":")[0]
         device = facts["gpu"] or ("" if kind == "cpu" else kind)
-        processor = f"{facts['cpu'] or 'unknown processor'}, {facts['cpu_threads_used'] or '?'} threads"
+        threads = facts["cpu_threads_used"] or "?"
+        processor = f"{facts['cpu'] or 'unknown processor'}, {threads} thread{'s' * (threads != '1')}"
         torch = f"torch {self.tags.get('accelmlf.version.torch', '?')}"
         return ", ".join([device, processor, torch] if device else [processor, torch])
 

@@ -528,7 +528,11 @@ def forked() -> Iterator[set[tuple[int, float]]]:
             "factors=workers:1,resident: factorial combines them, and resident replaces workers",
         ),
         ({"factors": "pin_memory,prefetch"}, 5, "factors=pin_memory,prefetch: the device cpu can run none of them: "),
-        ({"factors": "resident", "pipeline": "stream"}, 5, "resident (it has nothing to do with pipeline=stream)"),
+        (
+            {"factors": "resident", "pipeline": "stream"},
+            2,
+            "factors=resident: resident has nothing to do with pipeline=stream",
+        ),
         ({"factors": "accumulation:same_effective_batch", "batch_size": "3"}, 2, "cannot be cut into"),
         ({"design": "preset", "factors": "amp"}, 2, "factors=amp: the preset's factors are those of the recipe"),
         ({"design": "preset", "batch_size": "16"}, 2, "batch_size=16: design=preset compares the recipe's own arms"),

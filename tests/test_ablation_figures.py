@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -222,15 +223,22 @@ def test_the_forest_has_a_row_per_contrast_from_top_to_bottom_and_a_panel_per_me
     figure = forest(ablation, tmp_path / "forest.png", seen)
     assert [axis.get_title() for axis in figure.axes] == ["seconds per epoch", "time to accuracy"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        contrast.name for contrast in ablation.design.contrasts
+        contrast.name + (" (interaction)" if contrast.is_interaction else "") for contrast in ablation.design.contrasts
     ]
     for panel, axis in enumerate(figure.axes):
         assert axis.yaxis_inverted()
         for row, contrast in enumerate(ablation.design.contrasts):
             effect = ablation.primary(contrast)[panel]
-            (text,) = [text for text in axis.texts if round(text.get_position()[1] + 0.17) == row]
+            (text,) = [text for text in texts_of_rows(axis) if round(text.get_position()[1] + 0.17) == row]
             assert text.get_text() == effect.figure
             assert text.get_position()[0] == pytest.approx(float(effect.figure.partition("x")[0]), abs=0.006)
+
+
+def texts_of_rows(axis: Axes) -> list[Text]:
+    """Without the two words that say which side of 1 is which."""
+    texts = [text for text in axis.texts if text.get_text().strip() not in ("slower", "faster")]
+    assert len(texts) == len(axis.texts) - 2
+    return texts
 
 
 def colours_of(figure: Figure, panel: int = 0) -> list[str]:
@@ -257,7 +265,7 @@ def test_a_verdict_has_a_colour_and_what_is_undecided_has_another(tmp_path: Path
 def test_a_miss_is_words_in_the_place_of_a_ratio(tmp_path: Path, seen: list[Figure]) -> None:
     what = EVERY_KIND["one at a time"]
     figure = forest(ablation_of(what, with_one_miss(table_of(what))), tmp_path / "forest.png", seen)
-    on_epochs, on_target = ([text.get_text() for text in axis.texts] for axis in figure.axes)
+    on_epochs, on_target = ([text.get_text() for text in texts_of_rows(axis)] for axis in figure.axes)
     assert len(on_epochs) == len(on_target) == 3
     assert all("x [" in text for text in on_epochs)
     assert [text for text in on_target if "x [" not in text] == ["target reached:\nall 2 of 3"]

@@ -325,7 +325,7 @@ def test_the_document_says_what_was_measured_where_and_what_was_left_out(tmp_pat
         "vit on digits, pipeline=stream, one at a time",
         "10 epochs",
         "target 0.9 on validation",
-        "design one_at_a_time, 3 repeats, 12 of 12 runs",
+        "3 repeats, 12 of 12 runs",
         "on H100 SXM, a processor, ? threads, torch ?",
         "left out: pin_memory (it needs CUDA, and the device is cpu)",
         "left out: tf32 (it needs CUDA, too)",

@@ -458,7 +458,7 @@ def test_a_batch_that_cannot_be_cut_is_refused(batch_size: int) -> None:
     with pytest.raises(ConfigError) as caught:
         settings_of(arm_of(SAME_EFFECTIVE_BATCH), base)
     assert str(caught.value) == (
-        f"factors=accumulation:same_effective_batch: a batch of {batch_size} cannot be cut into 2 to 2 equal "
-        "micro-batches. Give another batch_size, or leave it out"
+        f"factors=accumulation:same_effective_batch: a batch of {batch_size} cannot be cut into equal "
+        "micro-batches, at most 2 of them. Give another batch_size, or leave it out"
     )
     assert settings_of(arm_of(ACCUMULATION), base)["batch_size"] == batch_size  # the control

@@ -40,7 +40,7 @@ def became(before: float, after: float) -> str:
     """How a change of seconds is written, from a tenth of a second on."""
     change, half = after - before, HALF_WIDTH * abs(after - before)
     limits = f"[{change - half:+.2f}, {change + half:+.2f}]"
-    return f"{before:.2f} s became {after:.2f} s ({change:+.2f} s {limits})"
+    return f"{before:.2f} s became {after:.2f} s ({change:+.2f} {limits} s)"
 
 
 def table_of(arms: Mapping[str, Mapping[str, float]], repeats: int = 5) -> Table:

@@ -399,7 +399,7 @@ def test_real_runs_are_one_group_with_their_seeds(page: Page) -> None:
     partial = [
         row for row in page.rows(RUNS_HEAD) if "train_images=60" in row[1] and row[1].startswith("tuned_partial")
     ]
-    assert [row[2] for row in partial] == ["1 (seeds 0)"]
+    assert [row[2] for row in partial] == ["1 (seed 0)"]
     assert "technique skipped: pin_memory" in partial[0][-1]
 
 
@@ -417,7 +417,7 @@ def test_a_figure_that_was_not_recorded_is_absent_and_never_zero(page: Page) -> 
     (row,) = [
         row for title, rows in page.titled(RUNS_HEAD, DEMONSTRATION) if "unknown processor" in title for row in rows
     ]
-    assert row[2] == "1 (seeds 0)"
+    assert row[2] == "1 (seed 0)"
     assert row[3:7] == ["", "", "", ""]
 
 
@@ -831,7 +831,7 @@ def test_a_report_of_a_fresh_store_and_of_a_first_run_through_the_real_command_l
     assert re.search(r"\b1 runs? read", accelmlf("report", "--output", "second"))
     found = Page((tmp_path / "second" / "report.html").read_text())
     ((number, words, runs, *_),) = found.rows(RUNS_HEAD)
-    assert (number, runs) == ("1", "1 (seeds 0)")
+    assert (number, runs) == ("1", "1 (seed 0)")
     assert words.startswith("baseline: none") and "epochs=1" in words
     (command,) = [line for line in lines_of_code(found) if line.startswith("scripts/run -e vit")]
     texts, asked = typed(command).as_texts(), resolve(TINY).as_texts()

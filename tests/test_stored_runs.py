@@ -70,7 +70,8 @@ def test_a_run_is_read_back_with_all_that_it_has_logged(
     assert run.name == store.get_run(run.run_id).info.run_name
     facts = environment.describe(environment.pick_device("cpu"))
     threads = facts["hardware"]["cpu_threads_used"]
-    assert run.machine == f"{environment.cpu_name()}, {threads} threads, torch {facts['versions']['torch']}"
+    words = f"{threads} thread{'s' * (threads > 1)}"
+    assert run.machine == f"{environment.cpu_name()}, {words}, torch {facts['versions']['torch']}"
 
 
 def test_a_run_of_many_knows_its_kind_its_study_and_its_parent(store: mlflow.MlflowClient) -> None:
