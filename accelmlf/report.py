@@ -140,7 +140,8 @@ def short_section(found: Sorted, runs: Sequence[StoredRun]) -> list[str]:
     rows = []
     for parent in found.parents[ABLATION]:
         ablation = ablation_of(parent, runs)
-        mark = " (unfit for a claim)" if ablation_report.unfit(ablation) else ""
+        mark = ", a demonstration" * (parent.settings["dataset"] == DEMONSTRATION)
+        mark += ", unfit for a claim" if ablation_report.unfit(ablation) else ""
         titles = [ablation.question + mark, *[""] * len(ablation.design.contrasts)]
         rows += [[title, *row] for title, row in zip(titles, ablation_report.verdict_rows(ablation), strict=False)]
     rows += [

@@ -16,14 +16,23 @@ import mlflow
 import torch
 
 from accelmlf.models import MODELS
+from accelmlf.preflight import Preflight, look
+from accelmlf.recipes import resolve
 from accelmlf.signals import ENDING
 from tests.makers import add_tiny_model
+from tests.plan_makers import GIVEN
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tiny tensors gain nothing from more."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def seen() -> Preflight:
+    """What is known of a small run before any is started."""
+    return look(resolve(GIVEN), False)
 
 
 @pytest.fixture
