@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +64,9 @@ class AblationPlan:
 
     def command(self) -> str:
         own = {"model": self.base.model, **as_given(AblateConfig, vars(self.ablate))}
-        return command_line("ablate", own | as_given(RunConfig, {**self.given, "model": None}))
+        command = command_line("ablate", own | as_given(RunConfig, {**self.given, "model": None}))
+        threads = os.environ.get("OMP_NUM_THREADS")  # with another number it would be another ablation
+        return f"OMP_NUM_THREADS={shlex.quote(threads)} {command}" if threads else command
 
 
 def refuse(ablate: AblateConfig, given: Mapping[str, Any]) -> None:
@@ -103,6 +107,12 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     )
     arms = asked.as_design().arms
     configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in arms}
+    for config in configs.values():
+        batches = -(-seen.sizes["train"] // config.batch_size)
+        if config.accumulation_steps > batches:
+            few = f"an epoch of {seen.sizes['train']} pictures has {batches} batch{'es' * (batches > 1)} of that size"
+            rule = f"{few}, too few for {config.accumulation_steps} micro-batches per step"
+            raise ConfigError("batch_size", config.batch_size, rule, "Give a smaller batch_size, or more pictures")
     if ablate.design == "preset":
         configs[TUNED] = tuned.config  # without what the device had to leave out
     return AblationPlan(ablate=ablate, given=given, seen=seen, asked=asked, configs=configs)

@@ -54,9 +54,9 @@ def marks(run: StoredRun) -> list[str]:
     return [mark for check in RUN_CHECKS if (mark := check(run)) is not None]
 
 
-def marks_of_group(runs: Sequence[StoredRun], repeats: int) -> list[str]:
+def marks_of_group(runs: Sequence[StoredRun], repeats: int, *, of: str = "repeat") -> list[str]:
     """Why runs of one kind, repeated so often, are unfit: each reason once, its worst case, and how many have it."""
-    found = [f"{repeats} repeat{'s' * (repeats != 1)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
+    found = [f"{repeats} {of}{'s' * (repeats != 1)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
     for check in RUN_CHECKS:
         if texts := [mark for run in runs if (mark := check(run)) is not None]:
             counted = "" if len(texts) == len(runs) else f" ({len(texts)} of {len(runs)} runs)"

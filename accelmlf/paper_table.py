@@ -64,7 +64,7 @@ def arm_cells(group: Group | None) -> list[str]:
     """Time and accuracy of an arm."""
     if group is None:
         return ["no runs", ""]
-    accuracy = group.figures("final_accuracy")
+    accuracy = group.accuracies()
     mean = f"{statistics.fmean(accuracy):.2%}" if accuracy else ""
     techniques = "" if group.settings["techniques"] == "none" else f", {group.settings['techniques']}"
     return [f"{duration(group.median('total_train_s'))}, n = {len(group.runs)}{techniques}", mean]

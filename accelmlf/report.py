@@ -208,7 +208,7 @@ def group_part(groups: Sequence[Group]) -> list[str]:
 
 
 def group_row(group: Group) -> list[str]:
-    accuracy, epoch_s = group.figures("final_accuracy"), group.median("median_epoch_s")
+    accuracy, epoch_s = group.accuracies(), group.median("median_epoch_s")
     reached, n = group.reached
     at_target = duration(group.median("time_to_accuracy_s")) if reached == n else f"reached in {reached} of {n}"
     spread = f"{statistics.fmean(accuracy):.4f} ({min(accuracy):.4f} to {max(accuracy):.4f})" if accuracy else ""

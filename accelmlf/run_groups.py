@@ -59,6 +59,11 @@ class Group:
     def figures(self, metric: str) -> list[float]:
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
+    def accuracies(self) -> list[float]:
+        """On the test set, one per seed: the same seed again says nothing new."""
+        found = {run.settings["seed"]: run.metrics.get("final_accuracy") for run in self.runs}
+        return [accuracy for accuracy in found.values() if accuracy is not None]
+
     def median(self, metric: str) -> float | None:
         figures = self.figures(metric)
         return statistics.median(figures) if figures else None
@@ -79,7 +84,7 @@ class Group:
         """Why it supports no claim."""
         tried = len(self.runs) + self.failures
         failed = [f"{self.failures} of {tried} runs failed"] if self.failures else []
-        return marks_of_group(self.runs, len(self.seeds)) + failed
+        return marks_of_group(self.runs, len(self.seeds), of="seed") + failed
 
     @property
     def command(self) -> str:

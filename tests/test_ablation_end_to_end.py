@@ -529,6 +529,11 @@ def forked() -> Iterator[set[tuple[int, float]]]:
         ),
         ({"factors": "pin_memory,prefetch"}, 5, "factors=pin_memory,prefetch: the device cpu can run none of them: "),
         (
+            {"factors": "accumulation", "batch_size": "250", "train_images": "200"},
+            2,
+            "batch_size=250: an epoch of 150 pictures has 1 batch of that size, too few for 2 micro-batches per step",
+        ),
+        (
             {"factors": "resident", "pipeline": "stream"},
             2,
             "factors=resident: resident has nothing to do with pipeline=stream",

@@ -186,7 +186,10 @@ def typed(line: str) -> tuple[AblateConfig, RunConfig]:
     ],
     ids=",".join,
 )
-def test_the_command_that_repeats_it_stands_for_the_same_ablation(seen: Preflight, asked: dict[str, Any]) -> None:
+def test_the_command_that_repeats_it_stands_for_the_same_ablation(
+    seen: Preflight, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     plan = plan_of(seen, **asked)
     ablate, base = typed(plan.command())
     assert ablate == plan.ablate
@@ -201,3 +204,11 @@ def test_what_the_preset_sets_cannot_be_given_beside_it(name: str) -> None:
     assert error.value.exit_code == 2
     refuse(AblateConfig(), given)  # the control
     refuse(AblateConfig(design="preset"), GIVEN)
+
+
+def test_the_command_says_with_how_many_threads(seen: Preflight, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    plain = plan_of(seen).command()
+    assert plain.startswith("scripts/run -e ablate ")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert plan_of(seen).command() == f"OMP_NUM_THREADS=1 {plain}"

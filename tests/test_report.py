@@ -279,7 +279,7 @@ def test_both_arms_of_a_recipe_stand_beside_the_papers(page: Page) -> None:
 def test_a_test_set_that_was_watched_is_named_and_stands_apart_and_unfit(page: Page) -> None:
     row = our_row(page, "resnet50 cifar10", "Some GPU", IN_MEMORY, WATCHED)
     assert row[2:6] == ["116.7 min, n = 1", "91.00%", "no runs", ""]
-    assert "unfit for a claim" in row[6] and "validation on the test set" in row[6] and "1 repeat" in row[6]
+    assert "unfit for a claim" in row[6] and "validation on the test set" in row[6] and "1 seed" in row[6]
 
 
 def test_a_cpu_stands_apart_from_a_gpu_and_what_it_left_of_tuned_is_not_tuned(page: Page) -> None:

@@ -424,3 +424,14 @@ def test_a_command_stands_below_its_name_and_all_seeds_and_where_there_is_none_t
     assert other.command == ""
     lines = numbered("8", other).splitlines()
     assert len(lines) == 2 and lines[1].startswith("# ")
+
+
+def test_the_same_seed_again_repeats_the_clock_and_not_the_training() -> None:
+    runs = [
+        make_run(tags={f"{SETTING}seed": seed}, metrics={"final_accuracy": accuracy, "median_epoch_s": seconds})
+        for seed, accuracy, seconds in (("0", 0.9, 1.0), ("0", 0.9, 2.0), ("0", 0.9, 3.0), ("1", 0.5, 4.0))
+    ]
+    group = Group(runs)
+    assert sorted(group.accuracies()) == [0.5, 0.9]
+    assert group.figures("median_epoch_s") == [1.0, 2.0, 3.0, 4.0]  # the control
+    assert "2 seeds, 3 are needed" in group.marks
