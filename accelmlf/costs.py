@@ -142,7 +142,7 @@ class EpochMeter:
         reset_host_peak()
         if self.memory is not None:
             self.memory.reset_peak()
-        self.start_joules = self.energy()
+        self.start_joules, self.others = self.energy(), self.neighbours()
         self.start_s = stamp_s(self.clock)
         self.marks = [("", self.clock.mark())]
         return self
@@ -157,7 +157,8 @@ class EpochMeter:
         self.joules = None
         if self.start_joules is not None and end_joules is not None:
             self.joules = end_joules - self.start_joules
-        self.others = self.neighbours()
+        # One that came or went meanwhile is seen at one end of the two.
+        self.others = max((n for n in (self.others, self.neighbours()) if n is not None), default=None)
 
     def cost(self, images: int) -> Cost:
         """The costs of the epoch that was measured."""

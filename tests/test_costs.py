@@ -251,20 +251,26 @@ def test_without_nvml_there_is_no_count_and_no_error(monkeypatch: pytest.MonkeyP
     assert nvml_other_processes(torch.device("cuda", 0))() is None
 
 
-def test_others_are_counted_at_the_end_of_an_epoch_and_off_its_clock() -> None:
-    device = FakeDevice()
+@pytest.mark.parametrize(
+    ("counts", "known"), [((2, 2), 2), ((0, 3), 3), ((3, 0), 3), ((None, 1), 1), ((1, None), 1), ((None, None), None)]
+)
+def test_others_are_counted_at_both_ends_of_an_epoch_and_off_its_clock(
+    counts: tuple[int | None, int | None], known: int | None
+) -> None:
+    device, left = FakeDevice(), iter(counts)
 
-    def neighbours() -> int:
+    def neighbours() -> int | None:
         device.idle_host(7.0)
         device.calls.append("count")
-        return 2
+        return next(left)
 
     meter = EpochMeter(device, neighbours=neighbours)
     with meter:
         device.give(3.0)
         meter.lap("forward")
     cost = meter.cost(1)
-    assert (cost.other_gpu_processes, cost.train_s) == (2, 3.0)
+    assert (cost.other_gpu_processes, cost.train_s) == (known, 3.0)
+    assert device.calls[:3] == ["count", "synchronize", "now"]
     assert device.calls[-3:] == ["synchronize", "now", "count"]
 
 
