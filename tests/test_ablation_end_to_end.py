@@ -748,7 +748,7 @@ def test_an_ablation_of_which_every_run_fails_ends_with_that_failure(place: Plac
 
 
 def test_an_interrupt_from_the_keyboard_ends_it_and_keeps_what_was_finished(place: Place) -> None:
-    settings = TINY | {"factors": "channels_last", "epochs": "15"}
+    settings = TINY | {"factors": "channels_last", "epochs": "60"}
     main_thread = threading.get_ident()
 
     def interrupt() -> None:

@@ -352,6 +352,13 @@ class Whole:
         (run,) = [r for r in self.place.runs("search") if r.data.tags["accelmlf.outcome"] == "completed"][:1]
         return run
 
+    def expected_artifacts(self, search: Run) -> set[str]:
+        """Two pictures need two trials at the target, and how many are pruned before it depends on the machine."""
+        counts = search.data.metrics
+        reached = counts["finished_trials"] - counts["pruned_trials"] - counts["missed_trials"]
+        assert reached >= 1
+        return ARTIFACTS if reached > 1 else ARTIFACTS - {"param_importances.png", "contour.png"}
+
 
 @pytest.fixture(scope="module")
 def whole(make_place: Callable[[], Place]) -> Whole:
@@ -370,7 +377,7 @@ def test_a_search_ends_with_a_confirmed_winner_and_every_artifact_on_its_run(who
     search = whole.search
     assert search.info.status == "FINISHED"
     artifacts = whole.place.artifacts(search)
-    assert artifacts.keys() == ARTIFACTS
+    assert artifacts.keys() == whole.expected_artifacts(search)
     assert all(path.stat().st_size > 0 for path in artifacts.values())
     assert {f"best_{name}" for name in ("batch_size", "accumulation_steps", "learning_rate", "techniques")} <= set(
         search.data.params
@@ -486,7 +493,7 @@ def test_the_same_command_after_the_end_runs_nothing_again(
     assert latest.info.run_id != whole.search.info.run_id
     assert {run.data.tags[PARENT] for run in after} == {latest.info.run_id}
     assert latest.data.params["best_batch_size"] == whole.search.data.params["best_batch_size"]
-    assert whole.place.artifacts(latest).keys() == ARTIFACTS
+    assert whole.place.artifacts(latest).keys() == whole.expected_artifacts(latest)
     tables = [
         "\n".join(line for line in ended.out.splitlines() if line.startswith("  trial"))
         for ended in (again, whole.ended)
@@ -561,9 +568,9 @@ CANARY = "canary-in-a-password"
         ({"batch_sizes": "16,16"}, "batch_sizes=16,16: a value is there twice"),
         ({"batch_sizes": "0"}, "batch_sizes=0: outside its range"),
         ({"batch_sizes": "1", "model": "resnet50"}, "batch_sizes=1: the BatchNorm of resnet50"),
-        ({"batch_size": "16"}, "batch_size=16: a search sets it by itself. Give batch_sizes"),
-        ({"accumulation_steps": "2"}, "accumulation_steps=2: a search sets it by itself. Give accumulation_choices"),
-        ({"stop_at_target": "false"}, "stop_at_target=false: a search sets it by itself"),
+        ({"batch_size": "16"}, "batch_size=16: tune sets it by itself. Give batch_sizes"),
+        ({"accumulation_steps": "2"}, "accumulation_steps=2: tune sets it by itself. Give accumulation_choices"),
+        ({"stop_at_target": "false"}, "stop_at_target=false: tune sets it by itself"),
         ({"validation": "test"}, "validation=test: a search that looks at the test set leaves nothing to test on"),
         ({"n_trials": "0"}, "n_trials=0: outside its range"),
         ({"timeout_s": "0"}, "timeout_s=0: outside its range"),
