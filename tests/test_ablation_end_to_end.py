@@ -434,7 +434,7 @@ def test_the_console_says_what_is_measured_and_what_came_of_it(story: Story) -> 
         assert all(cell in last for cell in row)
     assert "judged more than once, with 2, 3 repeats" in last and "judged more" not in story.again.ended.out
     assert "seconds per epoch" in last and "time to accuracy" in last and "test accuracy" in last
-    assert "to show this again: scripts/run -e ablate -P model=vit" in last
+    assert "to show this again: OMP_NUM_THREADS=1 scripts/run -e ablate -P model=vit" in last
 
 
 @pytest.mark.slow
@@ -748,6 +748,9 @@ def test_an_ablation_of_which_every_run_fails_ends_with_that_failure(place: Plac
 
 
 def test_an_interrupt_from_the_keyboard_ends_it_and_keeps_what_was_finished(place: Place) -> None:
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # where the tests are a shell's background job it is ignored
     settings = TINY | {"factors": "channels_last", "epochs": "60"}
     main_thread = threading.get_ident()
 
