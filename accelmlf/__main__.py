@@ -2,7 +2,7 @@
 
 import sys
 
-from accelmlf import signals
+from accelmlf.machine import signals
 
 signals.hold()
 try:

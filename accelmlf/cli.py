@@ -8,15 +8,16 @@ from typing import Any, NoReturn
 
 import click
 
-from accelmlf import PROCESS_STARTED_S, signals
-from accelmlf.config import RunConfig, field_help, parse_bool, parse_setting, settable_fields, suggest
-from accelmlf.entries import ENTRY_POINTS, EntryPoint
-from accelmlf.environment import pick_device
+from accelmlf import PROCESS_STARTED_S
+from accelmlf.entry_points import ENTRY_POINTS, EntryPoint
 from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, one_line, redact
-from accelmlf.experiment import run_experiment, settle
-from accelmlf.recipes import resolve
-from accelmlf.techniques import TECHNIQUES
-from accelmlf.tracking import MlflowTracker, close_inherited_run
+from accelmlf.machine import signals
+from accelmlf.run.one_run import one_run
+from accelmlf.run.plan import print_plan
+from accelmlf.settings.fields import field_help, parse_bool, parse_setting, settable_fields, suggest
+from accelmlf.settings.recipes import resolve
+from accelmlf.settings.run import RunConfig
+from accelmlf.tracking.tracker import MlflowTracker, close_inherited_run
 
 MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
 DEFAULT_MODEL = MODEL_ENTRY_POINTS[0]
@@ -129,7 +130,7 @@ def run_callback(model: str | None) -> Callable[..., None]:
             print_plan(config)
             close_inherited_run("completed")
         else:
-            run_experiment(config, MlflowTracker(), started_s=PROCESS_STARTED_S)
+            one_run(config, MlflowTracker(), started_s=PROCESS_STARTED_S)
 
     return run
 
@@ -162,23 +163,6 @@ def is_on(text: str | None) -> bool:
     return text is not None and parse_bool("dry_run", text)
 
 
-def print_plan(config: RunConfig) -> None:
-    """The resolved settings, and each technique with what it needs and whether this device has it."""
-    device = pick_device(config.device)
-    config, techniques, skipped = settle(config)
-    texts = config.as_texts()
-    width = max(map(len, texts))
-    click.echo("\n".join(f"  {name:<{width}}  {text}" for name, text in texts.items()))
-    click.echo(f"\ntechniques on {device} (* = in this run):")
-    in_run = {technique.word for technique in techniques.techniques}
-    left_out = {technique.label.partition(":")[0] for technique in skipped}
-    for word, kind in TECHNIQUES.items():
-        reason = kind(word, None, device).missing()
-        state = "available" if reason is None else f"not available: {reason}"
-        note = " (left out of the preset)" if word in left_out else ""
-        click.echo(f"{'*' if word in in_run else ' '} {word:<16} {kind.does}; {state}{note}")
-
-
 def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
     """click's complaint in this project's words, with what was typed and what was probably meant."""
     if isinstance(error, click.NoSuchOption):
@@ -188,7 +172,7 @@ def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
             rule, remedy = f"{given[0]} sets it by itself", f"Give {entry.set_by_itself[name]}"
             return ConfigError(name, typed_value(name, given), rule, remedy)
         own = [] if entry is None else [*settable_fields(entry.record)]
-        known = [*own, *(settable_fields() if entry is None or entry.has_runs else ()), *SWITCHES]
+        known = [*own, *(settable_fields(RunConfig) if entry is None or entry.has_runs else ()), *SWITCHES]
         return ConfigError(name, typed_value(name, given), "there is no such setting", suggest(name, known))
     name = next((token for token in given if not token.startswith("-")), "none")
     known = ["main", *MODEL_ENTRY_POINTS, *ENTRY_POINTS]

@@ -15,12 +15,12 @@ for name in [name for name in os.environ if name.startswith("MLFLOW_") and name.
 import mlflow
 import torch
 
-from accelmlf.models import MODELS
-from accelmlf.preflight import Preflight, look
-from accelmlf.recipes import resolve
-from accelmlf.signals import ENDING
+from accelmlf.machine.signals import ENDING
+from accelmlf.many_runs.preflight import Preflight, look
+from accelmlf.models.families import MODELS
+from accelmlf.settings.recipes import resolve
+from tests.ablation.plan_makers import GIVEN
 from tests.makers import add_tiny_model
-from tests.plan_makers import GIVEN
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,14 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accelmlf.batches import BatchPlan
-from accelmlf.config import RunConfig
-from accelmlf.data import Splits
-from accelmlf.experiment import prepare, settle
-from accelmlf.models import MODELS, ModelFamily
-from accelmlf.pictures import ArraySource
-from accelmlf.recipes import resolve
-from accelmlf.training import Workload, train_epochs
+from accelmlf.data.batches import BatchPlan
+from accelmlf.data.pictures import ArraySource
+from accelmlf.data.splits import Splits
+from accelmlf.models.families import MODELS, ModelFamily
+from accelmlf.run.loop import train_epochs
+from accelmlf.run.plan import settle
+from accelmlf.run.workload import Workload, prepare
+from accelmlf.settings.recipes import resolve
+from accelmlf.settings.run import RunConfig
 
 CLASSES = 3
 

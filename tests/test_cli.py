@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from accelmlf.cli import DEFAULT_MODEL, MODEL_ENTRY_POINTS, SWITCHES, entry_points, main
-from accelmlf.config import as_text, settable_fields
-from accelmlf.entries import ENTRY_POINTS
-from accelmlf.models import MODELS
-from accelmlf.recipes import resolve
-from accelmlf.techniques import TECHNIQUES
+from accelmlf.entry_points import ENTRY_POINTS
+from accelmlf.models.families import MODELS
+from accelmlf.settings.fields import as_text, settable_fields
+from accelmlf.settings.recipes import resolve
+from accelmlf.settings.run import RunConfig
+from accelmlf.techniques.catalogue import TECHNIQUES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
@@ -27,9 +28,9 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 def settings_of(entry_point: str) -> set[str]:
     if entry := ENTRY_POINTS.get(entry_point):
-        of_runs = set(settable_fields()) - set(entry.set_by_itself) if entry.has_runs else set()
+        of_runs = set(settable_fields(RunConfig)) - set(entry.set_by_itself) if entry.has_runs else set()
         return {*settable_fields(entry.record), *of_runs}
-    return set(settable_fields()) - (set() if entry_point == "main" else {"model"})
+    return set(settable_fields(RunConfig)) - (set() if entry_point == "main" else {"model"})
 
 
 def test_every_model_has_an_entry_point() -> None:
@@ -59,10 +60,10 @@ def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: s
     entry = ENTRY_POINTS.get(entry_point)
     model = DEFAULT_MODEL if entry else model
     record = entry.record() if entry else None
-    own = {name: as_text(name, getattr(record, name)) for name in settable_fields(entry.record)} if entry else {}
+    own = {name: as_text(getattr(record, name)) for name in settable_fields(entry.record)} if entry else {}
     texts = resolve({"model": model}).as_texts() | own
     assert declared == {name: texts[name] for name in declared}
-    fields = settable_fields() | (settable_fields(entry.record) if entry else {})
+    fields = settable_fields(RunConfig) | (settable_fields(entry.record) if entry else {})
     not_concrete = {name for name, f in fields.items() if f.default is None or "recipe" in f.metadata["default_text"]}
     assert not_concrete & declared.keys() <= {"train_images"}
 
@@ -157,7 +158,7 @@ def test_dashes_and_underscores_mean_the_same(capsys: pytest.CaptureFixture[str]
 def test_the_help_of_an_entry_point_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run_cli(capsys, "main", "--help")
     assert code == 0
-    for name in settable_fields():
+    for name in settable_fields(RunConfig):
         assert f"--{name} " in out
 
 

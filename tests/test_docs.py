@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from accelmlf.config import RunConfig, field_help, settable_fields
-from accelmlf.entries import ENTRY_POINTS
-from accelmlf.techniques import TECHNIQUES
+from accelmlf.entry_points import ENTRY_POINTS
+from accelmlf.settings.fields import field_help, settable_fields
+from accelmlf.settings.run import RunConfig
+from accelmlf.techniques.catalogue import TECHNIQUES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

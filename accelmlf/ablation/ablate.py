@@ -1,0 +1,159 @@
+"""What is each technique worth? Arms that differ in nothing else, interleaved, repeated, and judged."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from accelmlf.ablation import tables
+from accelmlf.ablation.designs import Arm
+from accelmlf.ablation.plan import AblationPlan, make_plan, refuse
+from accelmlf.ablation.result import FAILED_FOR_GOOD, Ablation, blocks_of
+from accelmlf.ablation.settings import SET_BY_ABLATION, AblateConfig
+from accelmlf.errors import AccelmlfError
+from accelmlf.machine.facts import as_tags
+from accelmlf.machine.processes import MANY_RUNS, is_of_this_machine, sole_use
+from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, start_server, too_many
+from accelmlf.many_runs.comparison import block_orders
+from accelmlf.many_runs.console import RunsConsole, left_in_words
+from accelmlf.settings.fields import settable_fields
+from accelmlf.settings.run import RunConfig
+from accelmlf.text import say
+from accelmlf.tracking.parent_run import Family, claim
+from accelmlf.tracking.stored_runs import runs_of_study
+from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, DEVICE, OWNER
+from accelmlf.tracking.tracker import MlflowTracker
+
+
+def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> None:
+    """Measure, compare, record. `given`: the settings of its runs that the user gave.
+
+    Raises:
+        AccelmlfError: settings, data or a device that cannot be used, or runs of which none survived.
+    """
+    refuse(ablate, given)
+    given = {"save_model": False, **given}
+    start_server(given["model"])
+    plan = make_plan(ablate, given)
+    if dry_run:
+        announce(plan)
+        return
+    name = f"{plan.base.model}-{plan.base.dataset}-{plan.study_id()[:8]}"
+    with sole_use(plan.seen.device_key, MANY_RUNS), MlflowTracker().run() as parent:
+        announce(plan)
+        claim(parent, ABLATION)
+        family = Family(parent, ABLATION, name, plan.study_id())
+        family.log_settings(*labels(plan))
+        family.adopt()
+        given_up_for = measure(plan, family)
+        runs = runs_of_study(parent.experiment_id, family.study_id)
+        ablation = Ablation.of(next(run for run in runs if run.run_id == parent.run_id), runs)
+        if not ablation.num_runs:
+            last = ablation.failures[-1]
+            error = last.tags.get("accelmlf.error")
+            raise failure_of_all("run", last.name, last.outcome or "failed", error)
+        record(ablation, plan, family)
+        if given_up_for is not None:
+            raise given_up_for
+
+
+def measure(plan: AblationPlan, family: Family) -> AccelmlfError | None:
+    """Every arm of every block that is not there yet, each in a process of its own.
+
+    Returns the last failure where so many runs have failed that no other was tried.
+
+    Raises:
+        AccelmlfError: what no further run would survive.
+    """
+    arms, console = plan.asked.as_design().arms, RunsConsole()
+    done = places_done(family, arms, plan.seen.device_key)
+    todo = [
+        (block, arm)
+        for block, order in enumerate(block_orders(arms, plan.asked.repeats, plan.base.seed))
+        for arm in order
+        if (block, arm.name) not in done
+    ]
+    planned = plan.asked.repeats * len(arms)
+    if len(todo) < planned:
+        left = "" if todo else ": nothing is left to measure"
+        say(f"{planned - len(todo)} of {planned} runs are there already{left}")
+    started_s, in_a_row = time.monotonic(), Counter[str]()
+    for number, (block, arm) in enumerate(todo):
+        config, name = plan.config_of(arm, block), f"run {number + 1} of {len(todo)}, block {block + 1}"
+        left = left_in_words(started_s, number, len(todo))
+        console.begins(name, in_words(arm, plan.configs[arm.name], config.seed), config.epochs, left)
+        tags = {ARM: arm.name, BLOCK: str(block), DEVICE: plan.seen.device_key}
+        child = Child(f"{arm.name}, seed {config.seed}", ARM_RUN, tags)
+        ended = run_child(child, config, plan.seen.device_key, family, console)
+        if not isinstance(ended, AccelmlfError):
+            in_a_row.clear()
+            continue
+        in_a_row[ended.outcome] += 1
+        if too_many(in_a_row):
+            say(f"the ablation ends here: the last {in_a_row.total()} runs have all failed")
+            return ended
+    return None
+
+
+def in_words(arm: Arm, config: RunConfig, seed: int) -> str:
+    """The arm, and what its factors make of the settings."""
+    batch = f"batch {config.batch_size} x {config.accumulation_steps}"
+    return f"{arm.name} ({batch}, techniques {config.techniques}, seed {seed})"
+
+
+def places_done(family: Family, arms: tuple[Arm, ...], device_key: str) -> set[tuple[int, str]]:
+    """(block, arm) of what earlier starts have finished: whole blocks, and of others what this device has measured.
+
+    A run that diverged or ran out of memory has finished, too: trying until it passes would hide that it does not.
+    """
+    runs = family.children(ARM_RUN)
+    own = [run for run in runs if is_of_this_machine(run.tags[OWNER]) and run.tags[DEVICE] == device_key]
+    whole = {block: found for block, found in blocks_of(runs, arms).items() if len(found) == len(arms)}
+    kept = blocks_of(own, arms) | whole
+    ended = {(block, arm) for block, found in kept.items() for arm in found}
+    return ended | {(int(run.tags[BLOCK]), run.tags[ARM]) for run in own if run.outcome in FAILED_FOR_GOOD}
+
+
+def labels(plan: AblationPlan) -> tuple[dict[str, str], dict[str, str]]:
+    """Parameters and tags of the parent run."""
+    own = {"design": plan.asked.design, "factors": ",".join(plan.asked.factors), "repeats": str(plan.asked.repeats)}
+    texts = plan.base.as_texts()
+    params = own | {name: texts[name] for name in settable_fields(RunConfig) if name not in SET_BY_ABLATION}
+    tags = {f"accelmlf.config.{name}": text for name, text in (texts | own).items()}
+    others = {
+        ASKED: plan.asked.as_json(),
+        "accelmlf.command": plan.command(),
+        "accelmlf.data_digest": plan.seen.data_digest,
+    }
+    return params, tags | others | as_tags(plan.seen.environment)
+
+
+def announce(plan: AblationPlan) -> None:
+    """What is about to be measured, and how."""
+    arms = plan.asked.as_design().arms
+    repeats = plan.asked.repeats
+    runs = f"{repeats} repeat{'s' * (repeats > 1)} of {len(arms)} arms, interleaved: {repeats * len(arms)} runs"
+    say(f"ablation of {', '.join(plan.asked.factors)}: {plan.base.model} on {plan.base.dataset} ({plan.base.pipeline})")
+    say(f"  {plan.asked.design.replace('_', ' ')}, {runs} of {plan.base.epochs} epochs on {plan.base.device}")
+    width = max(len(arm.name) for arm in arms)
+    for arm in arms:
+        config = plan.configs[arm.name]
+        batch = f"batch {config.batch_size} x {config.accumulation_steps}, learning rate {config.learning_rate:g}"
+        say(f"  {arm.name:<{width}}  {batch}, techniques {config.techniques}")
+    for text in plan.asked.left_out:
+        say(f"  left out: {text}")
+    if plan.asked.clash is not None:
+        say(f"  there is no arm with all of them: {plan.asked.clash}")
+
+
+def record(ablation: Ablation, plan: AblationPlan, family: Family) -> None:
+    """The result on the console and in the parent run: metrics, verdicts, tables, pictures."""
+    say("\n".join(tables.as_lines(ablation)))
+    say(f"\nto show this again: {plan.command()}")
+    say("another seed (-P seed=1000, say) measures afresh; decide on the number of repeats before you look")
+    is_whole = ablation.num_runs + len(ablation.failures) == ablation.num_planned
+    tags = {"accelmlf.verdict": tables.verdict(ablation)}
+    family.log_result({}, tables.metrics(ablation), "completed" if is_whole else "failed", tags)
+    for write in (tables.write_tables, tables.draw):  # a picture that fails takes no table with it
+        family.parent.log_written(write, ablation)
+    say(f"tables and pictures (scripts/ui serves them): {family.parent.files_url()}")

@@ -1,0 +1,159 @@
+"""The designs of an ablation: which arms are run, and what is read off them.
+
+Every design is a list of arms and a list of contrasts; everything else is one machinery. Standard library only.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from accelmlf.ablation.settings import ALL, BASELINE, TUNED, UNTUNED
+from accelmlf.errors import ConfigError
+from accelmlf.settings.fields import pick
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A combination of factors, those that are on."""
+
+    name: str
+    factors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum over arms of the logarithm of what was measured: positive where a factor is off.
+
+    So of a time it is the logarithm of the speed-up; of an interaction, that of one factor with another one on,
+    over that with it off.
+    """
+
+    name: str
+    factors: tuple[str, ...]
+    weights: Mapping[str, float]
+    is_interaction: bool = False
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """The arms on the side of off."""
+        return tuple(arm for arm, weight in self.weights.items() if weight > 0)
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """The arms on the side of on."""
+        return tuple(arm for arm, weight in self.weights.items() if weight < 0)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What an ablation runs, and what it asks of it."""
+
+    arms: tuple[Arm, ...]
+    contrasts: tuple[Contrast, ...]
+
+
+MAX_ARMS = 32
+
+
+def one_at_a_time(factors: Sequence[str]) -> Design:
+    """Nothing; each factor alone; all."""
+    arms = [Arm(BASELINE, ()), *(Arm(factor, (factor,)) for factor in factors)]
+    arms += [Arm(ALL, tuple(factors))] if len(factors) > 1 else []
+    contrasts = [Contrast(arm.name, arm.factors, {BASELINE: 1.0, arm.name: -1.0}) for arm in arms[1:]]
+    return Design(tuple(arms), tuple(contrasts))
+
+
+def leave_one_out(factors: Sequence[str]) -> Design:
+    """All; all but one. The effect of a factor is that beside all others."""
+    fewer = {factor: tuple(other for other in factors if other != factor) for factor in factors}
+    names = {factor: f"all but {factor}" if rest else BASELINE for factor, rest in fewer.items()}
+    arms = [Arm(ALL, tuple(factors)), *(Arm(names[factor], rest) for factor, rest in fewer.items())]
+    return Design(tuple(arms), tuple(Contrast(f, (f,), {names[f]: 1.0, ALL: -1.0}) for f in factors))
+
+
+def factorial(factors: Sequence[str]) -> Design:
+    """Every combination. Main effects are averaged over the other factors, interactions over the rest."""
+    subsets = [s for size in range(len(factors) + 1) for s in itertools.combinations(factors, size)]
+    arms = [Arm("+".join(subset) or BASELINE, subset) for subset in subsets]
+    mains = [
+        Contrast(f, (f,), {arm.name: (-1.0 if f in arm.factors else 1.0) * 2 / len(arms) for arm in arms})
+        for f in factors
+    ]
+    interactions = [Contrast(f"{a} x {b}", (a, b), _interaction(arms, a, b), True) for a, b in _pairs(factors)]
+    return Design(tuple(arms), (*mains, *interactions))
+
+
+def preset(factors: Sequence[str]) -> Design:
+    """The recipe untuned and tuned."""
+    del factors
+    contrast = Contrast(TUNED, (TUNED,), {UNTUNED: 1.0, TUNED: -1.0})
+    return Design((Arm(UNTUNED, ()), Arm(TUNED, (TUNED,))), (contrast,))
+
+
+def _pairs(factors: Sequence[str]) -> list[tuple[str, str]]:
+    return list(itertools.combinations(factors, 2))
+
+
+def _interaction(arms: Sequence[Arm], one: str, other: str) -> dict[str, float]:
+    """Of the speed-up by `one`: with `other` on, minus with it off."""
+    share = 4 / len(arms)
+    return {
+        arm.name: share * (-1.0 if one in arm.factors else 1.0) * (1.0 if other in arm.factors else -1.0)
+        for arm in arms
+    }
+
+
+def make_design(name: str, factors: Sequence[str], *, clash: str | None = None) -> Design:
+    """A design over factors; `clash` says why they cannot all be on together.
+
+    Raises:
+        ConfigError: no such design, too many arms, or factors that the design must combine and cannot.
+    """
+    make = pick(DESIGNS, name, "design")
+    if clash is not None and name in COMBINING:
+        remedy = "Leave one of them out, or use design=one_at_a_time"
+        raise ConfigError("factors", ",".join(factors), f"{name} combines them, and {clash}", remedy)
+    if name == "factorial" and 2 ** len(factors) > MAX_ARMS:
+        rule = f"every combination of {len(factors)} factors is {2 ** len(factors)} arms, and {MAX_ARMS} are the most"
+        raise ConfigError("factors", ",".join(factors), rule, "Give fewer factors, or use design=one_at_a_time")
+    design = make(factors)
+    if clash is None:
+        return design
+    contrasts = tuple(contrast for contrast in design.contrasts if ALL not in contrast.weights)
+    return Design(tuple(arm for arm in design.arms if arm.name != ALL), contrasts)
+
+
+COMBINING = ("leave_one_out", "factorial")
+DESIGNS: dict[str, Callable[[Sequence[str]], Design]] = {
+    "one_at_a_time": one_at_a_time,
+    "leave_one_out": leave_one_out,
+    "factorial": factorial,
+    "preset": preset,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What an ablation was asked for, as its parent run keeps it."""
+
+    design: str
+    factors: tuple[str, ...]
+    """Those that the device can run, their options included."""
+    clash: str | None
+    """Why they cannot all be on together, or None."""
+    repeats: int
+    left_out: tuple[str, ...]
+    """Factors that were asked for, with the reason why they are not there."""
+
+    def as_json(self) -> str:
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Asked":
+        fields = json.loads(text)
+        lists = {name: tuple(fields[name]) for name in ("factors", "left_out")}
+        return cls(**{**fields, **lists})
+
+    def as_design(self) -> Design:
+        return make_design(self.design, self.factors, clash=self.clash)

@@ -1,0 +1,112 @@
+"""The factors of an ablation: what each one sets, and which of them this device can run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from accelmlf.ablation.designs import Arm
+from accelmlf.ablation.settings import TUNED, UNTUNED
+from accelmlf.errors import ConfigError
+from accelmlf.machine.devices import pick_device
+from accelmlf.settings.fields import pick
+from accelmlf.settings.recipes import recipe_for
+from accelmlf.settings.run import RunConfig
+from accelmlf.techniques.base import Technique
+from accelmlf.techniques.catalogue import TECHNIQUES
+from accelmlf.techniques.stack import NO_TECHNIQUES, build_stack
+
+ACCUMULATION, SAME_EFFECTIVE_BATCH = "accumulation", "accumulation:same_effective_batch"
+NUMBER_FACTORS = (ACCUMULATION, SAME_EFFECTIVE_BATCH)
+"""The factors that are no techniques: numbers beside the batch size."""
+
+
+def settings_of(arm: Arm, base: RunConfig) -> dict[str, Any]:
+    """What an arm sets on top of `base`: the settings of its runs that its factors stand for.
+
+    Raises:
+        ConfigError: a batch that cannot be cut into micro-batches.
+    """
+    if arm.name in (UNTUNED, TUNED):
+        return {"tuned": arm.name == TUNED}
+    words = [word for word in base.techniques.split(",") if word != "none"]
+    words += [factor for factor in arm.factors if factor not in NUMBER_FACTORS]
+    steps = recipe_for(base.model, base.dataset, base.weights).tuned.accumulation_steps
+    cut = micro_batches(base.batch_size, steps) if SAME_EFFECTIVE_BATCH in arm.factors else 1
+    return {
+        "techniques": ",".join(words) or "none",
+        "batch_size": base.batch_size // cut,
+        "accumulation_steps": cut * (steps if ACCUMULATION in arm.factors else 1),
+    }
+
+
+def micro_batches(batch_size: int, steps: int) -> int:
+    """How many equal parts of two pictures or more a batch is cut into: `steps`, or the next fewer that divide it."""
+    for parts in range(min(steps, batch_size // 2), 1, -1):
+        if batch_size % parts == 0:
+            return parts
+    rule = f"a batch of {batch_size} cannot be cut into equal micro-batches, at most {steps} of them"
+    raise ConfigError("factors", SAME_EFFECTIVE_BATCH, rule, "Give another batch_size, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """What of an ablation's factors this device can run."""
+
+    labels: tuple[str, ...]
+    """As they will be, their options included."""
+    left_out: tuple[str, ...]
+    """The others, each with its reason."""
+    clash: str | None
+    """Why they cannot all be on together, or None."""
+
+
+def look_at_factors(words: Sequence[str], config: RunConfig) -> Factors:
+    """Each factor with its option as it will be on the device; what it cannot run is left out.
+
+    Raises:
+        ConfigError: no such factor, a bad option, or one that is already on, or that replaces what is.
+    """
+    device = pick_device(config.device)
+    labels, left_out, techniques = [], [], []
+    for word in words:
+        if word in NUMBER_FACTORS:
+            labels.append(word)
+            continue
+        technique = _technique(word, device)
+        if config.pipeline not in technique.pipelines:
+            rule = f"{technique.label} has nothing to do with pipeline={config.pipeline}"
+            raise ConfigError("factors", word, rule, f"Leave it out, or use pipeline={technique.pipelines[0]}")
+        if (reason := technique.missing()) is not None:
+            left_out.append(f"{technique.label} ({reason})")
+            continue
+        if technique.label in labels:
+            raise ConfigError("factors", ",".join(words), f"{technique.label} is there twice", "Name each factor once")
+        if clash := _clash([technique.label], config, device):
+            raise ConfigError("factors", word, clash, f"Leave it out, or {config.techniques} in techniques")
+        labels.append(technique.label)
+        techniques.append(technique.label)
+    return Factors(labels=tuple(labels), left_out=tuple(left_out), clash=_clash(techniques, config, device))
+
+
+def _technique(word: str, device: torch.device) -> Technique:
+    name, _, option = word.partition(":")
+    known: dict[str, type[Technique] | None] = {**TECHNIQUES, **dict.fromkeys(NUMBER_FACTORS)}
+    kind = pick(known, name, "factors", word)
+    if kind is None:
+        raise ConfigError("factors", word, f"{name} has no such form", f"Use {' or '.join(NUMBER_FACTORS)}")
+    try:
+        return kind(name, option if ":" in word else None, device)
+    except ConfigError as error:
+        raise ConfigError("factors", word, error.rule, error.remedy) from None
+
+
+def _clash(labels: Sequence[str], config: RunConfig, device: torch.device) -> str | None:
+    """Why these cannot be on together with what every arm has on, or None."""
+    given = [word for word in config.techniques.split(",") if word != NO_TECHNIQUES]
+    try:
+        build_stack(",".join([*given, *labels]) or NO_TECHNIQUES, device, from_preset=False)
+    except ConfigError as error:
+        return error.rule
+    return None

@@ -1,0 +1,120 @@
+"""What an ablation is going to run: its arms as this device can run them, and what they have in common."""
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from accelmlf import __version__
+from accelmlf.ablation.designs import Arm, Asked
+from accelmlf.ablation.factors import Factors, look_at_factors, settings_of
+from accelmlf.ablation.settings import TUNED, AblateConfig
+from accelmlf.errors import ConfigError, DeviceError
+from accelmlf.machine import isolation
+from accelmlf.many_runs.preflight import Preflight, look_in_own_process
+from accelmlf.settings.commands import as_given, command_line
+from accelmlf.settings.recipes import resolve
+from accelmlf.settings.run import RunConfig
+
+NOT_PART_OF_AN_ABLATION = ("arm", "data_dir", "device", "effective_batch_size", "save_model")
+"""Settings of a run that may differ between the starts of one ablation, or that follow from others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationPlan:
+    """What every run of an ablation has in common, and what it has of its own."""
+
+    ablate: AblateConfig
+    given: Mapping[str, Any]
+    seen: Preflight
+    asked: Asked
+    configs: Mapping[str, RunConfig]
+    """Arm -> its run with the first seed, as the device will run it."""
+
+    @property
+    def base(self) -> RunConfig:
+        return self.seen.config
+
+    def config_of(self, arm: Arm, block: int) -> RunConfig:
+        own = settings_of(arm, self.base) | {"seed": (self.base.seed + block) % 2**32, "device": self.base.device}
+        return resolve({**self.given, **own})
+
+    def facts(self) -> dict[str, Any]:
+        """All that the runs of one ablation have in common: what was measured elsewhere could not be compared."""
+        texts = {name: text for name, text in self.base.as_texts().items() if name not in NOT_PART_OF_AN_ABLATION}
+        arms = {name: config.as_texts()["learning_rate"] for name, config in self.configs.items()}
+        hardware, versions = self.seen.environment["hardware"], self.seen.environment["versions"]
+        named = ("cpu", "cpu_threads_used", "gpu", "cuda", "cudnn")
+        return {
+            **texts,
+            "data": self.seen.data_digest,
+            "design": self.asked.design,
+            "factors": self.asked.factors,
+            "learning_rates": arms,
+            "machine": {name: str(hardware[name]) for name in named if name in hardware},
+            "device_type": self.base.device.partition(":")[0],
+            "torch": versions["torch"],
+            "accelmlf": __version__,
+        }
+
+    def study_id(self) -> str:
+        """The same for the same facts, so that the same command goes on where it was."""
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def command(self) -> str:
+        own = {"model": self.base.model, **as_given(AblateConfig, vars(self.ablate))}
+        command = command_line("ablate", own | as_given(RunConfig, {**self.given, "model": None}))
+        threads = os.environ.get("OMP_NUM_THREADS")  # with another number it would be another ablation
+        return f"OMP_NUM_THREADS={shlex.quote(threads)} {command}" if threads else command
+
+
+def refuse(ablate: AblateConfig, given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for settings of a run that contradict an ablation."""
+    preset = ("techniques", "batch_size") if ablate.design == "preset" else ()
+    if fixed := [name for name in preset if name in given]:
+        rule = "design=preset compares the recipe's own arms"
+        raise ConfigError(fixed[0], given[fixed[0]], rule, f"Leave {fixed[0]} out, or choose another design")
+
+
+def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
+    """The arms as this device can run them.
+
+    Raises:
+        DeviceError: it can run none of the factors.
+    """
+    words = ablate.factor_words()
+    seen = look_in_own_process(resolve(given), False)
+    if seen.config.batch_size == 1 and seen.has_batch_norm:
+        rule = f"the BatchNorm of {seen.config.model} cannot normalise over one picture"
+        raise ConfigError("batch_size", 1, rule, "Use 2 or more")
+    if ablate.design == "preset":
+        tuned = look_in_own_process(resolve({**given, TUNED: True}), False)
+        left_out = tuple(f"{technique.label} ({technique.reason})" for technique in tuned.skipped)
+        factors = Factors(labels=words, left_out=left_out, clash=None)
+    else:
+        factors = isolation.call(look_at_factors, words, seen.config)
+    if not factors.labels:
+        rule = f"the device {seen.config.device} can run none of them: {'; '.join(factors.left_out)}"
+        remedy = "Give some that it has: dry_run=true of a model lists them"
+        raise DeviceError("factors", ",".join(words), rule, remedy)
+    asked = Asked(
+        design=ablate.design,
+        factors=factors.labels,
+        clash=factors.clash,
+        repeats=ablate.repeats,
+        left_out=factors.left_out,
+    )
+    arms = asked.as_design().arms
+    configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in arms}
+    for config in configs.values():
+        batches = -(-seen.sizes["train"] // config.batch_size)
+        if config.accumulation_steps > batches:
+            few = f"an epoch of {seen.sizes['train']} pictures has {batches} batch{'es' * (batches > 1)} of that size"
+            rule = f"{few}, too few for {config.accumulation_steps} micro-batches per step"
+            raise ConfigError("batch_size", config.batch_size, rule, "Give a smaller batch_size, or more pictures")
+    if ablate.design == "preset":
+        configs[TUNED] = tuned.config  # without what the device had to leave out
+    return AblationPlan(ablate=ablate, given=given, seen=seen, asked=asked, configs=configs)

@@ -1,0 +1,134 @@
+"""An ablation as the tracking store has it: its design, its runs, and what they say."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from accelmlf.ablation.designs import Arm, Asked, Contrast, Design
+from accelmlf.ablation.effects import SECONDS_PER_EPOCH, TIME_TO_ACCURACY, Effect, Measured, effects
+from accelmlf.ablation.factors import ACCUMULATION
+from accelmlf.ablation.reasons import Case, why
+from accelmlf.machine.processes import machine_of
+from accelmlf.tracking.stored_runs import StoredRun
+from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, DEVICE, KIND, OWNER
+
+FAILED_FOR_GOOD = ("diverged", "out_of_memory")
+FAILED_BY_ITSELF = (*FAILED_FOR_GOOD, "failed")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One ablation, complete or not."""
+
+    parent: StoredRun
+    asked: Asked
+    runs: Mapping[int, Mapping[str, StoredRun]]
+    """Block -> arm -> the run that ended well."""
+    failures: Sequence[StoredRun]
+    """The last run of each place in which none ended well, where that was its own fault."""
+    looks: Sequence[int]
+    """Numbers of repeats with which it was judged, this one among them."""
+    repeated: int = 0
+    """Runs that failed and whose place another one has taken."""
+
+    @classmethod
+    def of(cls, parent: StoredRun, children: Sequence[StoredRun]) -> "Ablation":
+        """`children`: all runs of the study; those of other kinds are passed over."""
+        asked = Asked.from_json(parent.tags[ASKED])
+        arms = asked.as_design().arms
+        runs = [run for run in children if run.tags.get(KIND) == ARM_RUN]
+        blocks = {block: found for block, found in blocks_of(runs, arms).items() if block < asked.repeats}
+        broken = [run for run in runs if run.outcome in FAILED_BY_ITSELF and int(run.tags[BLOCK]) < asked.repeats]
+        failed = {
+            (run.tags[BLOCK], run.tags[ARM]): run
+            for run in broken
+            if run.tags[ARM] not in blocks.get(int(run.tags[BLOCK]), {})
+        }
+        judged = [run for run in children if run.kind == ABLATION and run.outcome == "completed" and ASKED in run.tags]
+        looks = {Asked.from_json(run.tags[ASKED]).repeats for run in judged} | {asked.repeats}
+        return cls(parent, asked, blocks, list(failed.values()), sorted(looks), len(broken) - len(failed))
+
+    @cached_property
+    def design(self) -> Design:
+        return self.asked.as_design()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of its runs, as far as they have them in common."""
+        return self.parent.settings
+
+    @property
+    def title(self) -> str:
+        settings, design = self.settings, self.asked.design.replace("_", " ")
+        return f"{settings['model']} on {settings['dataset']}, pipeline={settings['pipeline']}, {design}"
+
+    @property
+    def question(self) -> str:
+        """The title, after what was asked for."""
+        return f"{', '.join(self.asked.factors)}: {self.title}"
+
+    @cached_property
+    def measured(self) -> Measured:
+        return {
+            arm.name: {block: run.metrics for block, runs in self.runs.items() if (run := runs.get(arm.name))}
+            for arm in self.design.arms
+        }
+
+    @cached_property
+    def effects(self) -> list[Effect]:
+        failed = Counter(run.tags[ARM] for run in self.failures)
+        return effects(self.design.contrasts, self.measured, self.asked.repeats, failed)
+
+    def effects_of(self, contrast: Contrast) -> list[Effect]:
+        return [effect for effect in self.effects if effect.contrast is contrast]
+
+    def primary(self, contrast: Contrast) -> tuple[Effect, Effect]:
+        """Its effects on the two measures that carry a verdict: seconds per epoch, and time to accuracy."""
+        of = {effect.measure: effect for effect in self.effects_of(contrast)}
+        absent = Effect(contrast, SECONDS_PER_EPOCH, None, {}, dict.fromkeys(contrast.weights, self.asked.repeats))
+        return of.get(SECONDS_PER_EPOCH, absent), of[TIME_TO_ACCURACY]
+
+    def reason(self, contrast: Contrast) -> str:
+        """What the phases say about it."""
+        return why(Case(contrast, self.measured, self.accumulation_steps, self.settings["pipeline"]))
+
+    def settings_of(self, arm: str) -> dict[str, str]:
+        """Of an arm's runs; empty where it has none."""
+        return next((run.settings for runs in self.runs.values() if (run := runs.get(arm))), {})
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Of the arms that accumulate as the recipe does; 1 where there is none."""
+        arms = [self.settings_of(arm.name) for arm in self.design.arms if ACCUMULATION in arm.factors]
+        return min((int(settings["accumulation_steps"]) for settings in arms if settings), default=1)
+
+    @property
+    def blocks_continued(self) -> list[int]:
+        """Blocks, from 1, that one start has begun and another one ended: not measured side by side."""
+        return [block + 1 for block, runs in self.runs.items() if len({r.tags.get(OWNER) for r in runs.values()}) > 1]
+
+    @property
+    def num_runs(self) -> int:
+        """How many have ended well."""
+        return sum(map(len, self.runs.values()))
+
+    @property
+    def num_planned(self) -> int:
+        return self.asked.repeats * len(self.design.arms)
+
+
+def place_of(run: StoredRun) -> tuple[str, str]:
+    """The machine and the device on it."""
+    return machine_of(run.tags.get(OWNER, "")), run.tags.get(DEVICE, "")
+
+
+def blocks_of(runs: Sequence[StoredRun], arms: Sequence[Arm]) -> dict[int, dict[str, StoredRun]]:
+    """Block -> arm -> run. A block is of one device, the one that has most of it; of the same arm the first counts."""
+    found: dict[int, dict[tuple[str, str], dict[str, StoredRun]]] = {}
+    names = {arm.name for arm in arms}
+    for run in runs:
+        if run.has_ended_well and run.tags[ARM] in names:
+            places = found.setdefault(int(run.tags[BLOCK]), {})
+            places.setdefault(place_of(run), {}).setdefault(run.tags[ARM], run)
+    return {block: max(places.values(), key=len) for block, places in sorted(found.items())}

@@ -1,0 +1,43 @@
+"""The settings of an ablation. Standard library only."""
+
+from dataclasses import dataclass
+
+from accelmlf.errors import ConfigError
+from accelmlf.settings.fields import setting
+
+DEFAULT_FACTORS = "accumulation,amp,pin_memory"
+
+
+BASELINE, ALL, UNTUNED, TUNED = "baseline", "all", "untuned", "tuned"
+
+
+SET_BY_ABLATION = {"tuned": "design=preset", "accumulation_steps": "factors=accumulation"}
+"""Settings of a run that an ablation sets by itself, and what to give instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig:
+    """The settings of an ablation beside those of its runs."""
+
+    factors: str | None = setting(None, default_text=DEFAULT_FACTORS)
+    """Comma list of techniques, accumulation (as the recipe), accumulation:same_effective_batch (micro-batches)."""
+    design: str = setting("one_at_a_time", choices=("one_at_a_time", "leave_one_out", "factorial", "preset"))
+    """one_at_a_time, leave_one_out, factorial (every combination), or preset (the recipe untuned and tuned)."""
+    repeats: int = setting(5, at_least=1, at_most=100)
+    """Blocks of one run of every arm, each with a seed of its own; with fewer than 3 there are no verdicts."""
+
+    def __post_init__(self) -> None:
+        if self.design == "preset" and self.factors is not None:
+            rule = "the preset's factors are those of the recipe"
+            raise ConfigError("factors", self.factors, rule, "Leave factors out, or choose another design")
+
+    def factor_words(self) -> tuple[str, ...]:
+        """What was typed, word by word."""
+        if self.design == "preset":
+            return (TUNED,)
+        words = tuple(word.strip() for word in (self.factors or DEFAULT_FACTORS).split(","))
+        if "" in words:
+            raise ConfigError("factors", self.factors, "a name is empty", "Separate the factors by single commas")
+        if twice := [word for word in words if words.count(word) > 1]:
+            raise ConfigError("factors", self.factors, f"{twice[0]} is there twice", "Name each factor once")
+        return words

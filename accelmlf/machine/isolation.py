@@ -1,0 +1,159 @@
+"""Work in a process of its own, one at a time per device: its memory is gone when it ends, and its end harms nobody.
+
+The processes are forked from a server that has imported everything once and has done nothing else: no thread, no
+device. So none of them pays for the imports, and each starts as fresh as the first (multiprocessing's forkserver).
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar
+
+from accelmlf.errors import AccelmlfError, Interrupted, MemoryExhaustedError, ProcessKilledError
+from accelmlf.machine import signals
+from accelmlf.machine.memory import times_out_of_memory
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CLOSING_S = 60.0
+"""What a process gets to close its run after it was told to end."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def start_server(modules: Sequence[str]) -> None:
+    """Start the server, which imports `modules` in the background. A second call changes nothing.
+
+    To be called with the environment as the work will see it.
+    """
+    from multiprocessing.forkserver import ensure_running
+
+    CONTEXT.set_forkserver_preload([__name__, *modules])
+    # It inherits the mask: a signal to the whole group must not take the server away from those that close their runs.
+    signals.hold_back()
+    try:
+        ensure_running()
+    finally:
+        signals.release()
+
+
+def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The function's result, computed in a process of its own.
+
+    Raises:
+        Exception: what the function raised, or that its process died.
+    """
+    with process(_answer, function, args, kwargs) as talk:
+        result: T = talk.receive()
+        return result
+
+
+class Talk:
+    """The near end of a process: what it sends, or what ended it."""
+
+    def __init__(self, connection: Connection, worker: Any) -> None:
+        self.connection, self.worker, self.kills_before = connection, worker, times_out_of_memory()
+
+    def send(self, message: object) -> None:
+        try:
+            self.connection.send(message)
+        except OSError:
+            raise self.death() from None
+
+    def receive(self) -> Any:
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            raise self.death() from None
+        if isinstance(message, Interrupted):  # somebody's signal to that process alone
+            raise ProcessKilledError(
+                "process", self.worker.pid, str(message), "A search tries it once more; else start it again"
+            )
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    def death(self) -> AccelmlfError:
+        """Why there is nothing more to hear."""
+        self.worker.join(CLOSING_S)
+        code = self.worker.exitcode
+        if code == -signal.SIGKILL and times_out_of_memory() > self.kills_before:
+            remedy = "use a smaller batch_size with more accumulation_steps"
+            return MemoryExhaustedError("process", self.worker.pid, "the system killed it for memory", remedy)
+        if code in (-signal.SIGKILL, -signal.SIGTERM):
+            rule = f"it was killed by {signal.Signals(-code).name}"
+            return ProcessKilledError(
+                "process", self.worker.pid, rule, "A search tries it once more; else start it again"
+            )
+        how = f"it died of {signal.Signals(-code).name}" if code and code < 0 else f"it ended with code {code}"
+        return AccelmlfError("process", self.worker.pid, how, "Run it alone, with debug=true, to see why")
+
+
+@contextmanager
+def process(target: Callable[..., None], *args: Any) -> Iterator[Talk]:
+    """A process that runs target(connection, *args); it has ended when the block has."""
+    near, far = CONTEXT.Pipe()
+    worker = CONTEXT.Process(target=_begin, args=(far, multiprocessing.get_start_method(), target, args))
+    try:
+        worker.start()
+        far.close()
+        yield Talk(near, worker)
+    except BaseException:
+        if worker.pid is not None:
+            worker.terminate()  # before the connection closes, so that it knows why; ignored where it ends already
+        raise
+    finally:
+        near.close()
+        if worker.pid is not None:
+            worker.join(CLOSING_S)
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+
+
+def _begin(connection: Connection, start_method: str, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Signals as in a process of the command line; those of the terminal reach the one that started this."""
+    os.setsid()
+    # Else the loader processes of a run would come from a fork server of their own, which imports everything first, on
+    # the training clock.
+    multiprocessing.set_start_method(start_method, force=True)
+    with signals.as_exceptions():
+        try:
+            signals.release()
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            target(connection, *args)
+        except (Exception, Interrupted) as error:
+            signals.ignore_from_now_on()
+            _report(connection, error)
+
+
+def _report(connection: Connection, error: BaseException) -> None:
+    try:
+        if not isinstance(error, (AccelmlfError, Interrupted)):
+            line = f"{type(error).__name__}: {error}"
+            known = AccelmlfError("internal", line, "an error of the program", "Run it again with debug=true")
+            known.add_note("".join(traceback.format_exception(error)))
+            error = known
+        connection.send(error)
+    except OSError:  # nobody listens any more
+        pass
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CLOSING_S)
+    os._exit(128 + signal.SIGTERM)
+
+
+def _answer(connection: Connection, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    connection.send(function(*args, **kwargs))

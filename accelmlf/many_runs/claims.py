@@ -1,0 +1,67 @@
+"""Whether runs are fit to be claimed from: what their own records say against it."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from accelmlf.many_runs.comparison import MIN_REPEATS
+from accelmlf.tracking.stored_runs import StoredRun
+from accelmlf.tracking.tags import RESUMED_IN_EPOCH
+
+
+def resumed_in_epoch(run: StoredRun) -> str | None:
+    epoch = run.tags.get(RESUMED_IN_EPOCH)
+    return None if epoch is None else f"resumed in the middle of epoch {epoch}, which is timed"
+
+
+def watched_test_set(run: StoredRun) -> str | None:
+    return "validation on the test set" if run.settings.get("validation") == "test" else None
+
+
+def skipped_technique(run: StoredRun) -> str | None:
+    skipped = run.tags.get("accelmlf.skipped_techniques", "none")
+    return None if skipped == "none" else f"technique skipped: {skipped}"
+
+
+def unexplained_time(run: StoredRun) -> str | None:
+    return run.tags.get("accelmlf.unfit")
+
+
+def shared_gpu(run: StoredRun) -> str | None:
+    others = int(run.metrics.get("other_gpu_processes", 0))
+    return f"{others} other process{'es' * (others != 1)} on the GPU" if others > 0 else None
+
+
+def code_not_committed(run: StoredRun) -> str | None:
+    if "accelmlf.code.commit" not in run.tags:
+        return "code without a commit"
+    return "code not committed" if run.tags.get("accelmlf.code.uncommitted_changes") != "false" else None
+
+
+RUN_CHECKS: tuple[Callable[[StoredRun], str | None], ...] = (
+    resumed_in_epoch,
+    watched_test_set,
+    skipped_technique,
+    unexplained_time,
+    shared_gpu,
+    code_not_committed,
+)
+
+
+def marks(run: StoredRun) -> list[str]:
+    """Why a run is unfit for a claim; empty where nothing says so."""
+    return [mark for check in RUN_CHECKS if (mark := check(run)) is not None]
+
+
+def marks_of_group(runs: Sequence[StoredRun], repeats: int, *, of: str = "repeat") -> list[str]:
+    """Why runs of one kind, repeated so often, are unfit: each reason once, its worst case, and how many have it."""
+    found = [f"{repeats} {of}{'s' * (repeats != 1)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
+    for check in RUN_CHECKS:
+        if texts := [mark for run in runs if (mark := check(run)) is not None]:
+            counted = "" if len(texts) == len(runs) else f" ({len(texts)} of {len(runs)} runs)"
+            found.append(max(texts, key=_numbers) + counted)
+    commits = {run.tags.get("accelmlf.code.commit") for run in runs}
+    return found + ([f"code of {len(commits)} commits"] if len(commits) > 1 else [])
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]

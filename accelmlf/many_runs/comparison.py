@@ -1,0 +1,117 @@
+"""Comparing arms fairly: in what order they run, and what their measurements say."""
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the interval that holds the true one; the last three are None for less than two values."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    """How often a true mean of 0 would show itself as far from 0 as this."""
+    count: int
+
+    @property
+    def digits(self) -> int:
+        """After the point, so that something of each number is seen."""
+        largest = max(abs(number or 0.0) for number in (self.mean, self.low, self.high))
+        return 4 if 0 < largest < 0.1 else 2
+
+    def as_difference(self, unit: str) -> str:
+        """`-1.23 [-1.40, -1.06] s`."""
+        limits = (
+            ""
+            if self.low is None or self.high is None
+            else f" [{self.low:+.{self.digits}f}, {self.high:+.{self.digits}f}]"
+        )
+        return f"{self.mean:+.{self.digits}f}{limits} {unit}"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of paired measurements, and the interval that holds the true one; None for less than two pairs."""
+
+    value: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+    def __str__(self) -> str:
+        limits = [limit for limit in (self.low, self.high) if limit is not None]
+        # A limit near 1 gets the digits that show on which side of 1 it is.
+        digits = next((d for d in (2, 3) if all(round(limit, d) != 1 for limit in limits)), 4 if limits else 2)
+        interval = f" [{limits[0]:.{digits}f}, {limits[1]:.{digits}f}]" if limits else ""
+        return f"{self.value:.{digits}f}x{interval}"
+
+
+def t_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
+    """Student's interval for the mean of independent values.
+
+    With 3 to 7 of them it keeps its word where a bootstrap's real coverage is .73 to .88.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Interval(mean, None, None, None, len(values))
+    from scipy.stats import t
+
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    p_value = 2 * float(t.sf(abs(mean) / error, len(values) - 1)) if error else float(mean == 0)
+    return Interval(mean, mean - half, mean + half, p_value, len(values))
+
+
+def paired_ratio(
+    numerators: Sequence[float], denominators: Sequence[float], *, confidence: float = CONFIDENCE
+) -> Ratio:
+    """Geometric mean of numerator / denominator with its paired t interval on log ratios.
+
+    Pairs belong together (one block, one seed), so that what disturbs both alike cancels.
+    """
+    logs = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
+    return as_ratio(t_interval(logs, confidence=confidence))
+
+
+def as_ratio(of_logs: Interval) -> Ratio:
+    """An interval of logarithms as one of ratios."""
+    low, high = (None if limit is None else math.exp(limit) for limit in (of_logs.low, of_logs.high))
+    return Ratio(math.exp(of_logs.mean), low, high, of_logs.count)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p-value adjusted for all: rejecting those up to .05 errs in any of them in at most 5 % of all studies.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def block_orders(arms: Sequence[T], repeats: int, seed: int) -> list[list[T]]:
+    """For each block (one repeat of every arm) the order of the arms, random and the same for the same seed.
+
+    Drift of the machine then hits all arms alike.
+    """
+    orders = []
+    for block in range(repeats):
+        chance = random.Random(f"{seed}/{block}")
+        orders.append(chance.sample(list(arms), len(arms)))
+    return orders
+
+
+MIN_REPEATS = 3
+"""With fewer blocks there are numbers and no verdicts."""

@@ -1,0 +1,120 @@
+"""What passes between the rooms: the record of an epoch, of a run, of its data."""
+
+from dataclasses import dataclass
+
+from accelmlf.measure.cost import Cost
+from accelmlf.measure.quality import Quality
+
+MAX_OTHER_SHARE = 0.02
+"""Above this share of unexplained time the phases of a run support no claim."""
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One epoch, from 1. `elapsed_train_s` is the training clock at its end."""
+
+    epoch: int
+    train_loss: float
+    learning_rate: float
+    skipped_steps: int | None
+    """Optimizer steps that the gradient scaler left out; None without a scaler."""
+    quality: Quality
+    cost: Cost
+    eval_s: float
+    elapsed_train_s: float
+
+    def as_metrics(self) -> dict[str, float]:
+        """Every figure by its logged name; what was not captured is absent."""
+        cost = self.cost
+        figures: dict[str, float | None] = {
+            "train/loss": self.train_loss,
+            "train/learning_rate": self.learning_rate,
+            "train/skipped_steps": self.skipped_steps,
+            "eval/loss": self.quality.loss,
+            "eval/accuracy": self.quality.accuracy,
+            "eval/f1_macro": self.quality.f1_macro,
+            "time/train_s": cost.train_s,
+            "time/eval_s": self.eval_s,
+            **{f"time/{phase}_s": seconds for phase, seconds in cost.phases_s.items()},
+            "time/other_s": cost.other_s,
+            "time/elapsed_train_s": self.elapsed_train_s,
+            "throughput/images_per_s": cost.images_per_s,
+            "memory/gpu_peak_allocated_mib": cost.gpu_peak_allocated_mib,
+            "memory/gpu_peak_reserved_mib": cost.gpu_peak_reserved_mib,
+            "memory/host_peak_mib": cost.host_peak_mib,
+            "energy/gpu_joules": cost.gpu_joules,
+        }
+        return {name: value for name, value in figures.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """The end of a run: its final figures, and the quality on the test set, which was read once or not at all."""
+
+    outcome: str
+    test: Quality | None
+    best_eval_accuracy: float
+    time_to_accuracy_s: float | None
+    time_to_accuracy_wall_s: float | None
+    epochs_to_accuracy: int | None
+    num_epochs: int
+    total: Cost
+    """Of all epochs together."""
+    total_train_s: float
+    median_epoch_s: float
+    warmup_s: float
+    setup_s: float
+    tracking_s: float
+    test_s: float | None
+    wall_s: float
+
+    @property
+    def other_share(self) -> float:
+        """Of the training clock, what its phases do not explain, or what they have too much."""
+        return abs(self.total.other_s) / self.total.train_s
+
+    @property
+    def reached_target(self) -> bool:
+        return self.time_to_accuracy_s is not None
+
+    def as_metrics(self) -> dict[str, float]:
+        """The final scalars by their logged names; a time to an accuracy that was not reached is absent."""
+        test, total, epochs = self.test, self.total, self.num_epochs
+        joules = None if total.gpu_joules is None else total.gpu_joules / epochs
+        figures: dict[str, float | None] = {
+            "final_accuracy": None if test is None else test.accuracy,
+            "final_f1": None if test is None else test.f1_macro,
+            "final_loss": None if test is None else test.loss,
+            "best_eval_accuracy": self.best_eval_accuracy,
+            "reached_target": float(self.reached_target),
+            "time_to_accuracy_s": self.time_to_accuracy_s,
+            "time_to_accuracy_wall_s": self.time_to_accuracy_wall_s,
+            "epochs_to_accuracy": self.epochs_to_accuracy,
+            "total_train_s": self.total_train_s,
+            "median_epoch_s": self.median_epoch_s,
+            "mean_epoch_s": total.train_s / epochs,
+            **{f"mean_{phase}_s": seconds / epochs for phase, seconds in total.phases_s.items()},
+            "mean_other_s": total.other_s / epochs,
+            "mean_images_per_s": total.images_per_s,
+            "mean_gpu_joules": joules,
+            "peak_gpu_allocated_mib": total.gpu_peak_allocated_mib,
+            "peak_gpu_reserved_mib": total.gpu_peak_reserved_mib,
+            "peak_host_mib": total.host_peak_mib,
+            "other_gpu_processes": total.other_gpu_processes,
+            "warmup_s": self.warmup_s,
+            "setup_s": self.setup_s,
+            "tracking_s": self.tracking_s,
+            "test_s": self.test_s,
+            "wall_s": self.wall_s,
+        }
+        return {name: value for name, value in figures.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What identifies the data of a run."""
+
+    name: str
+    digest: str
+    source: str
+    sizes: dict[str, int]

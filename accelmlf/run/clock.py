@@ -1,0 +1,82 @@
+"""A run's own clock beside that of its epochs: what is off the training clock, and when the target was reached."""
+
+import statistics
+
+from accelmlf.errors import DivergedError
+from accelmlf.measure.clock import Clock, stamp_s
+from accelmlf.measure.cost import total_of
+from accelmlf.measure.quality import Quality
+from accelmlf.measure.records import EpochMetrics, RunSummary
+
+
+class RunClock:
+    """Collects the epochs of a run and the times between them. Made when set-up has ended."""
+
+    def __init__(self, target_accuracy: float, clock: Clock, started_s: float) -> None:
+        self.target, self.clock, self.started_s = target_accuracy, clock, started_s
+        self.setup_ended_s = self.ready_s = self.last_s = stamp_s(self.clock)
+        self.epochs: list[EpochMetrics] = []
+        self.at_target: EpochMetrics | None = None
+        """The first epoch whose validation accuracy is at least the target."""
+        self.wall_to_target_s: float | None = None
+        self.tracking_s = 0.0
+
+    @property
+    def reached(self) -> bool:
+        """Whether an epoch has come to the target."""
+        return self.at_target is not None
+
+    @property
+    def setup_s(self) -> float:
+        return self.setup_ended_s - self.started_s
+
+    @property
+    def warmup_s(self) -> float:
+        return self.ready_s - self.setup_ended_s
+
+    def ready(self) -> None:
+        """The warm-up has ended."""
+        self.ready_s = self.last_s = stamp_s(self.clock)
+
+    def add(self, epoch: EpochMetrics) -> None:
+        """An epoch has been trained and validated; the first at the target takes the wall clock."""
+        self.epochs.append(epoch)
+        self.last_s = stamp_s(self.clock)
+        if not self.reached and epoch.quality.accuracy >= self.target:
+            self.at_target, self.wall_to_target_s = epoch, self.last_s - self.started_s
+
+    def logged(self) -> None:
+        """What has passed since the epoch was tracking and console."""
+        now_s = stamp_s(self.clock)
+        self.tracking_s, self.last_s = self.tracking_s + now_s - self.last_s, now_s
+
+    def summary(self, test: Quality | None, outcome: str | None = None) -> RunSummary:
+        """The run in figures, right after its test set was read (None: it was not).
+
+        `outcome`: what ended the run early; by default it follows from the target.
+
+        Raises:
+            DivergedError: the loss on the test set is not finite.
+        """
+        if test is not None and not test.is_finite:
+            remedy = "Use a smaller learning_rate, or amp:bf16 for amp:fp16"
+            raise DivergedError("final_loss", test.loss, "the loss on the test set is not finite", remedy)
+        now_s, train_s = stamp_s(self.clock), self.epochs[-1].elapsed_train_s
+        reached = self.at_target
+        return RunSummary(
+            outcome=outcome or ("target_not_reached" if reached is None else "completed"),
+            test=test,
+            best_eval_accuracy=max(epoch.quality.accuracy for epoch in self.epochs),
+            time_to_accuracy_s=None if reached is None else reached.elapsed_train_s,
+            time_to_accuracy_wall_s=self.wall_to_target_s,
+            epochs_to_accuracy=None if reached is None else reached.epoch,
+            num_epochs=len(self.epochs),
+            total=total_of([epoch.cost for epoch in self.epochs]),
+            total_train_s=train_s,
+            median_epoch_s=statistics.median(epoch.cost.train_s for epoch in self.epochs),
+            warmup_s=self.warmup_s,
+            setup_s=self.setup_s,
+            tracking_s=self.tracking_s,
+            test_s=None if test is None else now_s - self.last_s,
+            wall_s=now_s - self.started_s,
+        )

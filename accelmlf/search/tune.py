@@ -1,0 +1,93 @@
+"""Search for the settings that reach a target accuracy soonest on this machine, and prove what was found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accelmlf.errors import ConfigError
+from accelmlf.machine.processes import MANY_RUNS, sole_use
+from accelmlf.many_runs.child_run import start_server
+from accelmlf.many_runs.preflight import Preflight, look_in_own_process
+from accelmlf.search import sampling, storage
+from accelmlf.search import study as studies
+from accelmlf.search.confirmation import Confirmation, confirm
+from accelmlf.search.console import SearchConsole
+from accelmlf.search.plan import Plan, default_name, labels, refuse, study_facts
+from accelmlf.search.result import Result, draw, write_tables
+from accelmlf.search.settings import DEFAULT_STORAGE, TuneConfig
+from accelmlf.search.space import make_space
+from accelmlf.search.trials import times_s
+from accelmlf.search.worker import Search
+from accelmlf.settings.recipes import resolve
+from accelmlf.text import say
+from accelmlf.tracking.parent_run import Family, claim
+from accelmlf.tracking.store import tracking_uri
+from accelmlf.tracking.tags import SEARCH
+from accelmlf.tracking.tracker import MlflowTracker
+
+
+def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> None:
+    """Search, confirm, record. `given`: the settings of its runs that the user gave.
+
+    Raises:
+        AccelmlfError: settings, data, device or storage that cannot be used, or trials of which none survived.
+    """
+    refuse(tune, given)
+    given = {"save_model": False, **given}
+    start_server(given["model"])
+    url = storage.storage_url(tune.storage)
+    if storage.is_same_database(url, tracking_uri()):  # both make tables for Alembic, which clash
+        raise ConfigError("storage", url, "MLflow's own database", f"Use another one, such as {DEFAULT_STORAGE}")
+    seen = look_in_own_process(resolve(given), tune.search_techniques)
+    space, left_out = make_space(tune, seen.config, seen.sizes["train"], seen.technique_sets, seen.has_batch_norm)
+    plan = Plan(tune=tune, given=given, base=seen.config, space=space, device_key=seen.device_key)
+    facts = study_facts(seen, space)
+    name = tune.study_name or default_name(seen, facts)
+    kind = sampling.choose(tune.sampler, space, tune.n_trials)
+    if dry_run:
+        announce(plan, seen, name, url, kind, left_out)
+        return
+    with sole_use(seen.device_key, MANY_RUNS), MlflowTracker().run() as parent, storage.storage_errors(url):
+        announce(plan, seen, name, url, kind, left_out)
+        claim(parent, SEARCH)
+        study = studies.open_study(url, name, facts)
+        study.sampler = sampling.UnseenPoints(space, kind, space.point_of(seen.config), seen.config.seed)
+        family = Family(parent, SEARCH, name, studies.study_id(study))
+        family.log_settings(*labels(plan, seen, {"name": name, "storage": url, "sampler": kind}))
+        family.adopt()
+        console = SearchConsole(int(min(tune.n_trials, space.size)), tune.timeout_s)
+        search_and_confirm(Search(study, url, plan, family, console))
+
+
+def search_and_confirm(search: Search) -> None:
+    """The search, its confirmation, and what both leave in the parent run and on the console."""
+    try:
+        search.run()
+        records = studies.records(search.study, search.plan.space)
+        confirmation: Confirmation | None = None
+        if times_s(records) and search.plan.tune.confirm_repeats:
+            confirmation = confirm(search.plan, records, search.family, search.console)
+    finally:
+        search.console.stop()
+    result = Result(search.plan, records, confirmation, search.ended_at)
+    say(result.as_text())
+    search.study.set_user_attr("outcome", result.outcome)
+    search.family.log_result(result.params(), result.metrics(), result.outcome, result.tags())
+    for write in (write_tables, draw):  # a picture that fails takes no table with it
+        search.family.parent.log_written(write, result, search.study)
+    say(f"tables and pictures (scripts/ui serves them): {search.family.parent.files_url()}")
+
+
+def announce(plan: Plan, seen: Preflight, name: str, url: str, kind: str, left_out: list[str]) -> None:
+    """What is about to be searched, and how."""
+    tune, base, space = plan.tune, plan.base, plan.space
+    many = f"{len(space.grid)} points" + (" and a range of learning rates" if space.learning_rates else "")
+    say(f"searching for the fastest time to {base.target_accuracy:g} accuracy: {base.model} on {base.dataset}")
+    for key, text in space.as_texts().items():
+        say(f"  {key:<18}  {text}")
+    if left_out:
+        say(f"  left out: {', '.join(left_out)} (effective batch over the {seen.sizes['train']} training pictures)")
+    for technique in seen.skipped:
+        say(f"  left out: {technique.label} ({technique.reason})")
+    say(f"  {'sampler':<18}  {kind} ({many}, n_trials {tune.n_trials})")
+    say(f"  {'recipe':<18}  batch {base.batch_size} x {base.accumulation_steps}, techniques {base.techniques}")
+    say(f"  {'study':<18}  {name} in {storage.shown(url)}")

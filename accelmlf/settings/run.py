@@ -1,0 +1,75 @@
+"""The settings of one run: one frozen record; flags, help texts, logged parameters and tests are read off it."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from accelmlf.settings.fields import from_recipe, setting, text_of
+
+MODEL_FILE = "model.safetensors"
+"""The artifact that holds a run's final weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Every resolved setting of one run. `recipes.resolve` makes it from what the user gave."""
+
+    model: str = setting(choices=("resnet50", "efficientnet_b0", "vit"), default_text="resnet50")
+    """The network to train."""
+    dataset: str = setting("digits", choices=("digits", "cifar10", "cifar100", "folder"))
+    """digits (embedded, no download), cifar10, cifar100, or folder (your own pictures)."""
+    data_dir: str = setting("data")
+    """Where archives are kept; for dataset=folder the folder with train/<class>/* and test/<class>/*."""
+    tuned: bool = setting(False)
+    """true = gradient accumulation, mixed precision and pinned memory as the recipe sets them."""
+    pipeline: str = setting("memory", choices=("memory", "stream"))
+    """memory: pictures held once as uint8, augmented in batches on the device; stream: decoded per picture."""
+    techniques: str = from_recipe("as tuned says")
+    """Comma list such as amp:bf16,pin_memory,channels_last; none; replaces the list that tuned sets."""
+    accumulation_steps: int = from_recipe("as tuned says", at_least=1, at_most=2**20)
+    """Micro-batches per optimizer step."""
+    batch_size: int = from_recipe(at_least=1, at_most=2**20)
+    """Pictures per forward/backward pass; times accumulation_steps it is the effective batch size."""
+    epochs: int = from_recipe(at_least=1, at_most=100_000)
+    """Passes over the training pictures."""
+    learning_rate: float = from_recipe("recipe, following the effective batch size", above=0, at_most=100)
+    """Peak learning rate."""
+    image_size: int = from_recipe(at_least=4, at_most=1024)
+    """Side of the square pictures that the network sees, in pixels."""
+    weights: str = from_recipe()
+    """pretrained, random, a local file or folder, a hub id, or a former run's weights (runs:/<id>)."""
+    target_accuracy: float = from_recipe(above=0, at_most=1)
+    """Validation accuracy (a fraction) at which the time to accuracy is taken."""
+    stop_at_target: bool = setting(False)
+    """End the run at the target."""
+    validation: str = setting("split", choices=("split", "test"))
+    """split: a fixed stratified part of the training set; test: the test set, watched every epoch."""
+    train_images: int | None = setting(None, at_least=2, none_text="all")
+    """Use only this many pictures of the training set (stratified; the validation split is cut from them)."""
+    save_model: bool = setting(True)
+    """Keep the final weights as the artifact model.safetensors."""
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)
+    """Seed of the weights, the order of the pictures, the augmentation and dropout."""
+    device: str = setting("auto")
+    """auto, cpu, cuda, cuda:N, or mps (untested)."""
+
+    optimizer: str
+    schedule: str
+    weight_decay: float
+    clip_norm: float | None
+    augmentation: str
+    normalisation: str
+    learning_rate_multipliers: tuple[tuple[str, float], ...]
+    arm: str
+    techniques_given: bool
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Pictures per optimizer step."""
+        return self.batch_size * self.accumulation_steps
+
+    def as_texts(self) -> dict[str, str]:
+        """Every resolved setting and the effective batch size as text, the same however a run was started."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "techniques_given"]
+        values = {name: getattr(self, name) for name in names}
+        values["effective_batch_size"] = self.effective_batch_size
+        return {name: text_of(name, value, RunConfig) for name, value in values.items()}

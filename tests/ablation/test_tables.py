@@ -1,0 +1,505 @@
+"""What an ablation leaves says what its runs have measured, in words, in Markdown, in CSV and in MLflow."""
+
+import csv
+import math
+import random
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Metric
+
+from accelmlf.ablation.effects import MEASURES
+from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH
+from accelmlf.ablation.result import Ablation
+from accelmlf.ablation.tables import (
+    ARM_HEAD,
+    HOW_TO_READ,
+    PICTURES,
+    arm_rows,
+    as_lines,
+    as_markdown,
+    curves_of,
+    draw,
+    metric_name,
+    metrics,
+    other_rows,
+    reasons,
+    unfit,
+    verdict,
+    verdict_rows,
+    write_tables,
+)
+from accelmlf.many_runs.comparison import paired_ratio
+from accelmlf.text import as_html
+from accelmlf.tracking.tags import ARM, BLOCK, OWNER
+from tests.ablation.makers import Table, figures_of, measured_from
+from tests.ablation.test_result import ARMS, ablation_of, asked, parent_of, stored, whole
+
+CLEAR = {"baseline": 1.0, "amp:bf16": 0.5, "channels_last": 1.01, "all": 0.55}
+"""Logarithms of the seconds of an epoch: one factor that helps, and one that does nothing."""
+HOSTILE = "<script>alert(1)</script> | a **bold** _word_ `x` [a](http://b) ![c](d.png) # - 1. \\ &amp; é $x^$"
+
+
+def table_of(repeats: int = 3, noise: float = 0.005) -> Table:
+    return measured_from(CLEAR, repeats, noise, random.Random(1))
+
+
+@pytest.fixture
+def ablation() -> Ablation:
+    return ablation_of(asked(), table_of())
+
+
+def with_misses(*places: tuple[str, int], repeats: int = 3) -> Table:
+    """The same where some runs have missed the target."""
+    table = table_of(repeats)
+    for arm, block in places:
+        table[arm][block] = figures_of(epochs_to_accuracy=None)
+    return table
+
+
+def row_of(rows: Sequence[Sequence[str]], name: str) -> Sequence[str]:
+    (row,) = [row for row in rows if row[0] == name]
+    return row
+
+
+# --- in words ---
+
+
+def test_every_arm_has_a_row_with_the_figures_of_its_runs_in_the_order_of_the_blocks(ablation: Ablation) -> None:
+    rows = arm_rows(ablation)
+    assert [row[0] for row in rows] == list(ARMS)
+    for arm, settings, epochs, target, accuracy in rows:
+        config = ablation.runs[0][arm].settings
+        assert settings == f"batch 32 x 1, learning rate 0.001, {config['techniques']}"
+        runs = [ablation.runs[block][arm].metrics for block in range(3)]
+        seconds = [float(text) for text in epochs.split(", ")]
+        assert seconds == pytest.approx([run["median_epoch_s"] for run in runs], rel=0.005)
+        assert target == ", ".join(f"{run['time_to_accuracy_s']:.1f}" for run in runs)
+        assert accuracy == ", ".join(f"{run['final_accuracy']:.4f}" for run in runs)
+    assert len({row[2] for row in rows}) == len(ARMS)
+
+
+def test_a_miss_is_a_word_in_its_place_and_no_number() -> None:
+    rows = arm_rows(ablation_of(asked(), with_misses(("all", 1))))
+    assert row_of(rows, "all")[3].split(", ")[1] == "missed"
+    assert "missed" not in "".join(text for row in rows for text in row if row[0] != "all")
+    assert len(row_of(rows, "all")[2].split(", ")) == 3  # its epochs were measured
+
+
+def test_an_arm_of_which_no_run_is_left_has_an_empty_row() -> None:
+    table = table_of()
+    table["all"].clear()
+    assert row_of(arm_rows(ablation_of(asked(), table)), "all") == ["all", "", "", "", ""]
+
+
+def test_verdicts_follow_from_what_was_measured(ablation: Ablation) -> None:
+    rows = verdict_rows(ablation)
+    assert [row[0] for row in rows] == ["amp:bf16", "channels_last", "all"]
+    for arm, says in (("amp:bf16", "faster: "), ("channels_last", "no difference shown: "), ("all", "faster: ")):
+        for metric, text in zip(("median_epoch_s", "time_to_accuracy_s"), row_of(rows, arm)[1:], strict=True):
+            times = [[ablation.runs[b][a].metrics[metric] for b in range(3)] for a in ("baseline", arm)]
+            assert text.startswith(f"{says}{paired_ratio(*times)}")
+
+
+def test_a_miss_is_counted_and_leaves_no_verdict_on_time_and_no_mean() -> None:
+    ablation = ablation_of(asked(), with_misses(("all", 1), ("baseline", 0)))
+    for contrast in ablation.design.contrasts:
+        on_epochs, on_target = ablation.primary(contrast)
+        assert on_epochs.interval is not None and on_epochs.verdict is not None
+        assert on_target.interval is None and on_target.verdict is None
+    says = "target reached in 2 of 3 (baseline), 2 of 3 (all): no verdict"
+    assert row_of(verdict_rows(ablation), "all")[2] == says
+    assert not [name for name in metrics(ablation) if name.startswith("time_to_accuracy")]
+
+
+def test_a_miss_that_does_not_concern_a_contrast_leaves_its_verdict() -> None:
+    ablation = ablation_of(asked(), with_misses(("all", 1)))
+    assert "faster" in row_of(verdict_rows(ablation), "amp:bf16")[2]
+    assert row_of(verdict_rows(ablation), "all")[2] == "target reached in 3 of 3 (baseline), 2 of 3 (all): no verdict"
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_few_repeats_leave_numbers_and_no_verdict(repeats: int) -> None:
+    ablation = ablation_of(asked(repeats=repeats), table_of(repeats))
+    for _, *texts in verdict_rows(ablation):
+        for text in texts:
+            assert "x" in text and text.endswith("no verdict with fewer than 3 repeats")
+            assert "faster" not in text and "slower" not in text and "no difference" not in text
+    assert f"{repeats} repeat{'s' * (repeats > 1)}, 3 are needed" in unfit(ablation)
+
+
+def test_a_failure_leaves_no_verdict_to_its_contrasts_and_the_others_theirs() -> None:
+    table = table_of()
+    del table["channels_last"][2]
+    rows = verdict_rows(ablation_of(asked(), table))
+    for text in row_of(rows, "channels_last")[1:]:
+        assert text.endswith("no verdict: 1 run of channels_last failed or missing")
+        assert "no difference" not in text
+    for text in row_of(rows, "amp:bf16")[1:]:
+        assert text.startswith("faster: ")
+
+
+def test_all_verdicts_stand_on_one_line(ablation: Ablation) -> None:
+    line = verdict(ablation)
+    assert "\n" not in line
+    assert line.startswith("with pipeline=memory: ")
+    for name, on_epochs, on_target in verdict_rows(ablation):
+        assert f"{name}: {on_epochs} per epoch, {on_target} to the target" in line
+
+
+def test_the_console_shows_arms_verdicts_and_reasons(ablation: Ablation) -> None:
+    text = "\n".join(as_lines(ablation))
+    for row in [ARM_HEAD, *arm_rows(ablation), *verdict_rows(ablation)]:
+        assert all(cell in text for cell in row)
+    assert reasons(ablation)
+    assert text.index("why:") < text.index(reasons(ablation)[0])
+    assert "unfit" not in text
+
+
+def test_a_reason_stands_beside_the_factor_that_it_is_about(ablation: Ablation) -> None:
+    found = reasons(ablation)
+    assert [text.split(": ")[0] for text in found] == [
+        contrast.name for contrast in ablation.design.contrasts if ablation.reason(contrast)
+    ]
+    on_amp = next(text for text in found if text.startswith("amp:bf16: "))
+    assert "forward and backward" in on_amp and on_amp.endswith(".")
+
+
+# --- fit for a claim ---
+
+
+def test_an_ablation_with_nothing_against_it_is_fit(ablation: Ablation) -> None:
+    assert unfit(ablation) == []
+    assert "unfit" not in as_markdown(ablation)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ({"accelmlf.skipped_techniques": "pin_memory"}, "technique skipped: pin_memory (1 of 12 runs)"),
+        ({"accelmlf.unfit": "phases leave 9.0% of the epochs unexplained"}, "unexplained (1 of 12 runs)"),
+        ({"accelmlf.code.uncommitted_changes": "true"}, "code not committed (1 of 12 runs)"),
+        ({"accelmlf.config.validation": "test"}, "validation on the test set (1 of 12 runs)"),
+        ({"accelmlf.resumed_in_epoch": "3"}, "resumed in the middle of epoch 3, which is timed (1 of 12 runs)"),
+        ({"accelmlf.code.commit": "decaf"}, "code of 2 commits"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_one_of_its_runs_says_against_itself_is_said_of_the_whole(spoil: dict[str, str], says: str) -> None:
+    runs = whole(asked())
+    spoilt = [*runs[:-1], stored("all", 2, tags=spoil)]
+    against = unfit(Ablation.of(parent_of(asked()), spoilt))
+    assert len(against) == 1 and says in against[0]
+    assert f"unfit for a claim: {against[0]}" in "\n".join(as_lines(Ablation.of(parent_of(asked()), spoilt)))
+    assert unfit(Ablation.of(parent_of(asked()), runs)) == []  # the control
+
+
+def test_failures_and_what_is_missing_are_counted_apart() -> None:
+    runs = whole(asked(repeats=4))
+    failed = [stored("all", 3, outcome="out_of_memory"), stored("baseline", 3, outcome="diverged")]
+    rest = [run for run in runs if run.tags[BLOCK] != "3"]
+    against = unfit(Ablation.of(parent_of(asked(repeats=4)), [*rest, *failed, runs[-2]]))
+    assert against == ["2 of 16 runs failed (diverged, out of memory)", "1 of 16 runs are missing"]
+    assert unfit(Ablation.of(parent_of(asked(repeats=4)), [*rest, *runs])) == []  # the control
+
+
+def test_failures_that_another_run_has_taken_the_place_of_are_told_all_the_same() -> None:
+    runs = whole(asked(repeats=4))
+    broken = [stored("all", 3, outcome="failed"), stored("baseline", 3, outcome="failed")]
+    against = unfit(Ablation.of(parent_of(asked(repeats=4)), [*broken, *runs]))
+    assert against == ["2 runs failed and were repeated"]
+
+
+def test_a_block_that_was_cut_short_and_continued_later_is_named() -> None:
+    runs = whole(asked(repeats=4))
+    later = stored("all", 3, tags={OWNER: "here/start/all/2/2"})
+    rest = [run for run in runs if (run.tags[BLOCK], run.tags[ARM]) != ("3", "all")]
+    against = unfit(Ablation.of(parent_of(asked(repeats=4)), [*rest, later]))
+    assert against == ["cut short and continued later: block 4"]
+
+
+def test_an_ablation_that_was_judged_more_than_once_says_so() -> None:
+    runs, last = whole(asked(repeats=5)), parent_of(asked(repeats=5))
+    against = unfit(Ablation.of(last, [parent_of(asked(repeats=3)), *runs, last]))
+    assert against == ["judged more than once, with 3, 5 repeats, which the verdicts do not allow for"]
+    assert unfit(Ablation.of(last, [parent_of(asked(repeats=5)), *runs, last])) == []
+
+
+# --- metrics ---
+
+
+def test_the_metrics_are_the_ratios_of_the_runs_with_their_intervals(ablation: Ablation) -> None:
+    figures = metrics(ablation)
+    for arm, name in (("amp:bf16", "amp_bf16"), ("channels_last", "channels_last"), ("all", "all")):
+        for metric, group in (
+            ("median_epoch_s", "epoch_speedup"),
+            ("time_to_accuracy_s", "time_to_accuracy_speedup"),
+        ):
+            times = [[ablation.runs[b][a].metrics[metric] for b in range(3)] for a in ("baseline", arm)]
+            ratio = paired_ratio(*times)
+            own = [figures.pop(f"{group}/{name}{end}") for end in ("", "_low", "_high")]
+            assert own == pytest.approx([ratio.value, ratio.low, ratio.high])
+    assert figures == {}
+
+
+def test_one_repeat_has_a_ratio_and_no_interval() -> None:
+    figures = metrics(ablation_of(asked(repeats=1), table_of(1)))
+    assert figures and not [name for name in figures if name.endswith(("_low", "_high"))]
+
+
+@pytest.mark.parametrize("design", ["one_at_a_time", "leave_one_out", "factorial"])
+def test_mlflow_takes_the_metrics_of_any_factors_and_confuses_none(store: mlflow.MlflowClient, design: str) -> None:
+    factors = (ACCUMULATION, SAME_EFFECTIVE_BATCH, "amp:bf16", "compile:max-autotune-no-cudagraphs")
+    what = asked(design, factors, repeats=2)
+    ablation = Ablation.of(parent_of(what), whole(what))
+    figures = metrics(ablation)
+    assert len({metric_name(contrast) for contrast in ablation.design.contrasts}) == len(ablation.design.contrasts)
+    assert len(figures) == 6 * len(ablation.design.contrasts)
+    run_id = store.create_run("0").info.run_id
+    store.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in figures.items()])
+    assert store.get_run(run_id).data.metrics == pytest.approx(figures)
+
+
+# --- Markdown ---
+
+
+class Page(HTMLParser):
+    """What a page holds: its tags, the cells of its tables, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.rows: list[list[str]] = []
+        self.pieces: list[str] = []
+        self.in_cell = False
+        self.feed(text.partition("<body>")[2])
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        self.in_cell = tag in ("td", "th")
+        if self.in_cell:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        self.pieces.append(data)
+        if self.in_cell:
+            self.rows[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+def page_of(ablation: Ablation, folder: Path, level: int = 1) -> Page:
+    return Page(as_html(as_markdown(ablation, level=level), "a title", folder))
+
+
+def test_the_document_holds_every_table_whole(ablation: Ablation, tmp_path: Path) -> None:
+    page = page_of(ablation, tmp_path)
+    assert page.rows == [
+        ["", "seconds per epoch", "time to accuracy"],
+        *verdict_rows(ablation),
+        ARM_HEAD,
+        *arm_rows(ablation),
+        ["", *(contrast.name for contrast in ablation.design.contrasts)],
+        *other_rows(ablation),
+    ]
+    assert page.tags.count("table") == 3
+    for sentence in [*reasons(ablation), HOW_TO_READ]:
+        assert sentence in page.text
+
+
+def test_the_document_says_what_was_measured_where_and_what_was_left_out(tmp_path: Path) -> None:
+    what = asked(left_out=("pin_memory (it needs CUDA, and the device is cpu)", "tf32 (it needs CUDA, too)"))
+    tags = {"accelmlf.command": "scripts/run -e ablate -P model=vit", "accelmlf.hardware.gpu": "H100 SXM"}
+    text = page_of(ablation_of(what, table_of(), parent_tags=tags, pipeline="stream"), tmp_path).text
+    for fact in (
+        "vit on digits, pipeline=stream, one at a time",
+        "10 epochs",
+        "target 0.9 on validation",
+        "3 repeats, 12 of 12 runs",
+        "on H100 SXM, a processor, ? threads, torch ?",
+        "left out: pin_memory (it needs CUDA, and the device is cpu)",
+        "left out: tf32 (it needs CUDA, too)",
+        "scripts/run -e ablate -P model=vit",
+    ):
+        assert fact in text
+    assert "left out" not in page_of(ablation_of(asked(), table_of()), tmp_path).text  # the control
+
+
+@pytest.mark.parametrize("level", [1, 4])
+def test_the_document_is_a_piece_of_another_at_any_level(ablation: Ablation, tmp_path: Path, level: int) -> None:
+    tags = page_of(ablation, tmp_path, level).tags
+    assert [tag for tag in tags if tag in ("h1", "h2", "h3", "h4", "h5", "h6")] == [
+        f"h{level}",
+        f"h{level + 1}",
+        f"h{level + 1}",
+    ]
+
+
+def test_what_is_shown_without_verdict_has_none(ablation: Ablation) -> None:
+    rows = other_rows(ablation)
+    titles = [measure.title for measure in MEASURES if not measure.is_primary]
+    assert [row[0] for row in rows] == [title for title in titles if "GPU" not in title]  # which was not captured
+    cells = [cell for row in rows for cell in row[1:]]
+    assert all(cells)
+    assert not [cell for cell in cells if "faster" in cell or "slower" in cell or "difference" in cell]
+
+
+def test_what_was_captured_on_a_gpu_has_rows_of_its_own() -> None:
+    table = {
+        arm: {
+            block: figures_of(
+                gpu_peak_allocated_mib=100.0 * (1 + number), gpu_peak_reserved_mib=512.0, gpu_joules=5.0 * (4 - number)
+            )
+            for block in range(3)
+        }
+        for number, arm in enumerate(ARMS)
+    }
+    rows = other_rows(ablation_of(asked(), table))
+    assert row_of(rows, "peak GPU memory, allocated")[1] == "2.00x [2.00, 2.00]"
+    assert row_of(rows, "GPU energy per epoch")[1] == "0.75x [0.75, 0.75]"
+
+
+def test_hostile_text_is_shown_as_the_text_that_it_is(tmp_path: Path) -> None:
+    tags = {"accelmlf.hardware.cpu": HOSTILE, "accelmlf.command": HOSTILE}
+    tags |= {f"accelmlf.config.{name}": HOSTILE for name in ("epochs", "pipeline")}
+    bad = ablation_of(asked(left_out=(HOSTILE,)), table_of(), parent_tags=tags)
+    plain = ablation_of(asked(left_out=("x",)), table_of(), parent_tags={"accelmlf.command": "x"}, pipeline="stream")
+    page, good = page_of(bad, tmp_path), page_of(plain, tmp_path)
+    assert page.tags == good.tags  # no script, no link, no picture, no emphasis, no table torn apart
+    assert [len(row) for row in page.rows] == [len(row) for row in good.rows]
+    for text in (f"left out: {HOSTILE}", f"on {HOSTILE}, ? threads", f"{HOSTILE} epochs, ", f"\n{HOSTILE}\n"):
+        assert text in f"\n{page.text}"
+    assert "script" in Page(f"<body>{HOSTILE}").tags  # the control: it is hostile
+
+
+@pytest.mark.parametrize("command", ["a\n```\n\n<b>b</b> **c**\n\n```\nd", "~~~", "````", "    x"])
+def test_a_command_is_shown_as_it_is_and_cannot_leave_its_block(command: str, tmp_path: Path) -> None:
+    page = page_of(ablation_of(asked(), table_of(), parent_tags={"accelmlf.command": command}), tmp_path)
+    good = page_of(ablation_of(asked(), table_of(), parent_tags={"accelmlf.command": "good"}), tmp_path)
+    assert page.tags == good.tags
+    assert page.text.strip().endswith(command.strip())
+
+
+# --- CSV ---
+
+
+def csv_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_tables_are_three_files(ablation: Ablation, tmp_path: Path) -> None:
+    write_tables(tmp_path, ablation)
+    assert {path.name for path in tmp_path.iterdir()} == {"ablation.md", "effects.csv", "runs.csv"}
+    assert (tmp_path / "ablation.md").read_text() == as_markdown(ablation)
+
+
+def test_the_table_of_runs_holds_every_final_figure_of_every_run(tmp_path: Path) -> None:
+    table = with_misses(("all", 1))
+    table["all"][1]["eval/accuracy"] = 0.5  # of an epoch, and no figure of the run
+    ablation = ablation_of(asked(), table)
+    write_tables(tmp_path, ablation)
+    rows = csv_of(tmp_path / "runs.csv")
+    assert len(rows) == 12
+    for row in rows:
+        run = ablation.runs[int(row["block"])][row["arm"]]
+        assert (row["run_id"], row["seed"], row["outcome"]) == (run.run_id, row["block"], run.outcome)
+        figures = {name: float(text) for name, text in list(row.items())[5:] if text}
+        assert figures == {name: value for name, value in run.metrics.items() if "/" not in name}
+    (missed,) = [row for row in rows if row["time_to_accuracy_s"] == ""]
+    assert (missed["arm"], missed["block"], missed["outcome"]) == ("all", "1", "target_not_reached")
+    assert {row["reached_target"] for row in rows} == {"0.0", "1.0"}
+
+
+def test_the_table_of_effects_holds_every_measure_of_every_factor(ablation: Ablation, tmp_path: Path) -> None:
+    write_tables(tmp_path, ablation)
+    rows = csv_of(tmp_path / "effects.csv")
+    assert [(row["factor"], row["measure"]) for row in rows] == [
+        (effect.contrast.name, effect.measure.metric) for effect in ablation.effects
+    ]
+    by = {(row["factor"], row["measure"]): row for row in rows}
+    times = [[ablation.runs[b][a].metrics["median_epoch_s"] for b in range(3)] for a in ("baseline", "amp:bf16")]
+    ratio, row = paired_ratio(*times), by["amp:bf16", "median_epoch_s"]
+    numbers = [float(row[name]) for name in ("value", "low", "high", "pairs")]
+    assert numbers == pytest.approx([ratio.value, ratio.low, ratio.high, 3])
+    assert (row["kind"], row["verdict"]) == ("ratio", "faster")
+    assert 0 < float(row["p"]) <= float(row["p_holm"]) <= 0.05
+    shorter = by["amp:bf16", "mean_forward_s"]
+    differences = [
+        ablation.runs[b]["amp:bf16"].metrics["mean_forward_s"] - ablation.runs[b]["baseline"].metrics["mean_forward_s"]
+        for b in range(3)
+    ]
+    assert float(shorter["value"]) == pytest.approx(math.fsum(differences) / 3)
+    assert shorter["kind"] == "difference in s per epoch"
+
+
+def test_only_what_was_declared_primary_has_a_p_value_and_a_verdict(ablation: Ablation, tmp_path: Path) -> None:
+    write_tables(tmp_path, ablation)
+    primary = {measure.metric for measure in MEASURES if measure.is_primary}
+    for row in csv_of(tmp_path / "effects.csv"):
+        cells = [row[name] for name in ("p", "p_holm", "verdict")]
+        assert all(cells) if row["measure"] in primary else not any(cells)
+
+
+def test_a_ratio_without_a_number_says_why_in_the_table(tmp_path: Path) -> None:
+    write_tables(tmp_path, ablation_of(asked(), with_misses(("all", 1))))
+    by = {(row["factor"], row["measure"]): row for row in csv_of(tmp_path / "effects.csv")}
+    row = by["all", "time_to_accuracy_s"]
+    assert row["verdict"] == "target reached in 3 of 3 (baseline), 2 of 3 (all): no verdict"
+    assert {row[name] for name in ("value", "low", "high", "pairs", "p", "p_holm")} == {""}
+    assert by["all", "median_epoch_s"]["value"] != ""
+
+
+def test_one_repeat_leaves_values_without_limits(tmp_path: Path) -> None:
+    write_tables(tmp_path, ablation_of(asked(repeats=1), table_of(1)))
+    rows = csv_of(tmp_path / "effects.csv")
+    assert all(row["value"] and row["pairs"] == "1" for row in rows)
+    assert {row[name] for row in rows for name in ("low", "high", "p", "p_holm", "verdict")} == {""}
+
+
+def test_a_table_keeps_whatever_text_there_is(tmp_path: Path) -> None:
+    hostile = 'a "quoted", text\nof two lines'
+    runs = [stored(arm, 0, tags={"accelmlf.config.seed": hostile}) for arm in ARMS]
+    write_tables(tmp_path, Ablation.of(parent_of(asked(repeats=1)), runs))
+    assert {row["seed"] for row in csv_of(tmp_path / "runs.csv")} == {hostile}
+
+
+def test_an_ablation_without_a_run_leaves_tables_all_the_same(tmp_path: Path) -> None:
+    write_tables(tmp_path, Ablation.of(parent_of(asked()), []))
+    assert csv_of(tmp_path / "runs.csv") == []
+    assert len(csv_of(tmp_path / "effects.csv")) == 3
+    assert "0 of 12 runs" in (tmp_path / "ablation.md").read_text()
+
+
+# --- curves and pictures ---
+
+
+def test_curves_are_those_of_the_runs_by_arm_and_block(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    what, runs = asked(factors=("amp:bf16",), repeats=2), []
+    expected: dict[str, list[tuple[list[float], list[float]]]] = {"baseline": [], "amp:bf16": []}
+    for block in (0, 1):
+        for arm in ("amp:bf16", "baseline"):
+            run_id = store.create_run("0").info.run_id
+            clock = [1.0 + block, 3.0 + len(arm)]
+            accuracy = [0.25, 0.5 + block / 4]
+            for step in (2, 1):  # not in order
+                store.log_metric(run_id, "time/elapsed_train_s", clock[step - 1], step=step)
+                store.log_metric(run_id, "eval/accuracy", accuracy[step - 1], step=step)
+            runs.append(stored(arm, block, what=what, run_id=run_id))
+            expected[arm].append((clock, accuracy))
+    ablation = Ablation.of(parent_of(what), runs[::-1])
+    found = {arm: [(list(s), list(a)) for s, a in curves] for arm, curves in curves_of(ablation).items()}
+    assert found == expected
+    assert list(found) == ["baseline", "amp:bf16"]
+    draw(tmp_path, ablation, prefix="1234-")
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"1234-{name}" for name in PICTURES}

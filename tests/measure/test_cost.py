@@ -1,0 +1,354 @@
+"""The clock: synchronised stamps, phases that add up, nothing captured that is not there."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from accelmlf.machine.memory import host_peak_mib
+from accelmlf.measure.clock import HostClock, stamp_s
+from accelmlf.measure.cost import PHASES, Cost, EpochMeter, meter_for, nvml_joules, nvml_other_processes, total_of
+from accelmlf.run.loop import train_epochs
+from tests.makers import make_config, make_work
+
+
+@dataclass
+class FakeDevice:
+    """A device that works through a queue on its own time; the host must wait for it before it reads the clock."""
+
+    host_s: float = 100.0
+    queue_ends_s: float = 100.0
+    calls: list[str] = field(default_factory=list)
+
+    def give(self, seconds: float) -> None:
+        """Queue work; the host goes on at once."""
+        self.queue_ends_s = max(self.queue_ends_s, self.host_s) + seconds
+
+    def idle_host(self, seconds: float) -> None:
+        """The host is busy with something of its own."""
+        self.host_s += seconds
+
+    def synchronize(self) -> None:
+        self.calls.append("synchronize")
+        self.host_s = max(self.host_s, self.queue_ends_s)
+
+    def now_s(self) -> float:
+        assert self.calls and self.calls[-1] == "synchronize", "a host stamp without a synchronisation before it"
+        self.calls.append("now")
+        return self.host_s
+
+    def mark(self) -> float:
+        self.calls.append("mark")
+        return max(self.host_s, self.queue_ends_s)
+
+    def seconds_between(self, start: float, end: float) -> float:
+        return end - start
+
+
+def test_a_stamp_waits_for_the_device_and_the_fake_notices_one_that_does_not() -> None:
+    device = FakeDevice()
+    device.give(2.0)
+    assert stamp_s(device) == 102.0
+    device.give(2.0)
+    device.mark()
+    with pytest.raises(AssertionError, match="without a synchronisation"):
+        device.now_s()
+
+
+def test_phases_are_what_the_device_waited_and_add_up_to_the_epoch() -> None:
+    device = FakeDevice()
+    meter = EpochMeter(device)
+    with meter:
+        device.idle_host(0.5)  # the loader keeps the device waiting
+        meter.lap("data_wait")
+        device.give(3.0)
+        meter.lap("forward")
+        device.idle_host(1.0)  # hidden: the device is still busy
+        meter.lap("data_wait")
+        device.give(2.0)
+        meter.lap("backward")
+        device.idle_host(6.0)  # after the last lap: nobody's phase
+    cost = meter.cost(images=10)
+    assert cost.phases_s == pytest.approx({"data_wait": 0.5, "forward": 3.0, "backward": 2.0})
+    assert cost.train_s == pytest.approx(7.5)
+    assert cost.other_s == pytest.approx(2.0)
+    assert sum(cost.phases_s.values()) + cost.other_s == pytest.approx(cost.train_s)
+
+
+def test_an_epoch_synchronises_once_at_each_end_and_never_in_between(tiny_model: None) -> None:
+    device = FakeDevice()
+    config = make_config(epochs=2)
+    work = replace(make_work(config), meter=EpochMeter(device))
+    with work.techniques.process_context():
+        epochs = list(train_epochs(work, max_epochs=2, accumulation_steps=1))
+    batches = len(work.train.plan)
+    one_epoch = ["synchronize", "now"] + ["mark"] * (1 + len(PHASES) * batches) + ["synchronize", "now"]
+    one_evaluation = ["synchronize", "now"] * 2
+    assert device.calls == (one_epoch + one_evaluation) * 2
+    assert list(epochs[0].cost.phases_s) == list(PHASES)
+
+
+def test_real_phases_add_up_on_a_cpu(tiny_model: None) -> None:
+    config = make_config()
+    work = make_work(config)
+    for epoch in train_epochs(work, max_epochs=2, accumulation_steps=1):
+        assert epoch.cost.other_s >= 0
+        assert all(seconds > 0 for seconds in epoch.cost.phases_s.values())
+        assert sum(epoch.cost.phases_s.values()) + epoch.cost.other_s == pytest.approx(epoch.cost.train_s)
+
+
+def test_a_slow_loader_shows_as_data_wait_and_a_slow_model_as_forward(tiny_model: None) -> None:
+    config = make_config(epochs=1)
+
+    def phases(*, sleep_in: str) -> dict[str, float]:
+        work = make_work(config)
+        if sleep_in == "forward":
+            work.model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+        else:
+            batches = list(work.train.batches)
+            assert batches == []
+            slow = SlowBatches(work.train.batches)
+            work = replace(work, train=replace(work.train, batches=slow))
+        return next(iter(train_epochs(work, max_epochs=1, accumulation_steps=1))).cost.phases_s
+
+    for phase in ("forward", "data_wait"):
+        measured = phases(sleep_in=phase)
+        assert max(measured, key=lambda name: measured[name]) == phase
+        assert measured[phase] >= 0.02 * 5
+
+
+class SlowBatches:
+    """Batches that take their time."""
+
+    def __init__(self, batches: object) -> None:
+        self.batches = batches
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for batch in self.batches:  # type: ignore[attr-defined]
+            time.sleep(0.02)
+            yield batch
+
+
+def test_evaluation_is_off_the_training_clock(tiny_model: None) -> None:
+    work = make_work(make_config(epochs=1))
+    work.model.register_forward_pre_hook(lambda model, _: None if model.training else time.sleep(0.1))
+    epoch = next(iter(train_epochs(work, max_epochs=1, accumulation_steps=1)))
+    assert epoch.eval_s >= 0.2
+    assert epoch.cost.train_s < 0.1
+
+
+def test_a_cpu_has_no_gpu_figures_and_they_are_absent_not_zero(tiny_model: None) -> None:
+    meter = meter_for(torch.device("cpu"))
+    assert isinstance(meter.clock, HostClock)
+    with meter:
+        meter.lap("forward")
+    cost = meter.cost(1)
+    assert (cost.gpu_joules, cost.gpu_peak_allocated_mib, cost.gpu_peak_reserved_mib) == (None, None, None)
+    work = make_work(make_config(epochs=1))
+    logged = next(iter(train_epochs(work, max_epochs=1, accumulation_steps=1))).as_metrics()
+    assert not [name for name in logged if name.startswith(("energy", "memory/gpu"))]
+
+
+def test_the_peak_of_host_memory_is_that_of_the_epoch() -> None:
+    meter = meter_for(torch.device("cpu"))
+    with meter:
+        block = torch.ones(64 * 2**20 // 4)
+        meter.lap("forward")
+    with_block = meter.cost(1).host_peak_mib
+    del block
+    with meter:
+        meter.lap("forward")
+    without = meter.cost(1).host_peak_mib
+    assert with_block is not None and without is not None
+    assert with_block - without > 50
+    assert host_peak_mib() > 0
+
+
+def test_without_nvml_there_is_no_energy_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml_joules(torch.device("cuda", 0))() is None
+
+
+@pytest.mark.parametrize(("readings", "joules"), [([5.0, 7.5], 2.5), ([5.0, None], None), ([None, 7.5], None)])
+def test_an_energy_counter_that_fails_in_between_is_no_figure(
+    readings: list[float | None], joules: float | None
+) -> None:
+    left = iter(readings)
+    meter = EpochMeter(HostClock(), energy=lambda: next(left))
+    with meter:
+        meter.lap("forward")
+    assert meter.cost(1).gpu_joules == joules
+
+
+# --- who else is on the GPU ---
+
+
+class FakeNvml:
+    """NVML as it answers on a GPU with so many processes; it can begin to fail."""
+
+    def __init__(self, processes: int) -> None:
+        self.processes: int | None = processes
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        assert uuid == "GPU-0123"
+        return "the GPU"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: str) -> list[object]:
+        assert gpu == "the GPU"
+        if self.processes is None:
+            raise RuntimeError("NVMLError_GpuIsLost")
+        return [object()] * self.processes
+
+
+@pytest.fixture
+def count_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeNvml], Callable[[], int | None]]:
+    """The count of other processes as that NVML has it."""
+
+    def counted(nvml: FakeNvml) -> Callable[[], int | None]:
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="0123"))
+        return nvml_other_processes(torch.device("cuda", 0))
+
+    return counted
+
+
+@pytest.mark.parametrize(("seen", "others"), [(1, 0), (2, 1), (5, 4), (0, None)])
+def test_all_processes_but_this_one_are_counted_and_where_even_this_one_is_not_seen_there_is_no_count(
+    count_on: Callable[[FakeNvml], Callable[[], int | None]], seen: int, others: int | None
+) -> None:
+    assert count_on(FakeNvml(seen))() == others
+
+
+def test_a_count_that_begins_to_fail_is_no_figure_and_no_error(
+    count_on: Callable[[FakeNvml], Callable[[], int | None]],
+) -> None:
+    nvml = FakeNvml(3)
+    count = count_on(nvml)
+    assert count() == 2
+    nvml.processes = None
+    assert count() is None
+
+
+def test_without_nvml_there_is_no_count_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml_other_processes(torch.device("cuda", 0))() is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "known"), [((2, 2), 2), ((0, 3), 3), ((3, 0), 3), ((None, 1), 1), ((1, None), 1), ((None, None), None)]
+)
+def test_others_are_counted_at_both_ends_of_an_epoch_and_off_its_clock(
+    counts: tuple[int | None, int | None], known: int | None
+) -> None:
+    device, left = FakeDevice(), iter(counts)
+
+    def neighbours() -> int | None:
+        device.idle_host(7.0)
+        device.calls.append("count")
+        return next(left)
+
+    meter = EpochMeter(device, neighbours=neighbours)
+    with meter:
+        device.give(3.0)
+        meter.lap("forward")
+    cost = meter.cost(1)
+    assert (cost.other_gpu_processes, cost.train_s) == (known, 3.0)
+    assert device.calls[:3] == ["count", "synchronize", "now"]
+    assert device.calls[-3:] == ["synchronize", "now", "count"]
+
+
+def test_a_cpu_has_no_count_of_processes() -> None:
+    meter = meter_for(torch.device("cpu"))
+    with meter:
+        meter.lap("forward")
+    assert meter.cost(1).other_gpu_processes is None
+
+
+# --- several epochs as one ---
+
+
+def cost(seconds: float, **captured: Any) -> Cost:
+    return Cost(seconds, {"forward": 0.5 * seconds, "backward": 0.25 * seconds}, 100, **captured)
+
+
+def test_epochs_together_are_sums_of_what_is_spent_and_peaks_of_what_is_held() -> None:
+    total = total_of(
+        [
+            cost(2.0, host_peak_mib=50.0, gpu_peak_allocated_mib=7.0, gpu_joules=10.0, other_gpu_processes=0),
+            cost(6.0, host_peak_mib=40.0, gpu_peak_allocated_mib=9.0, gpu_joules=20.0, other_gpu_processes=3),
+            cost(4.0, host_peak_mib=45.0, gpu_peak_allocated_mib=8.0, gpu_joules=30.0, other_gpu_processes=1),
+        ]
+    )
+    assert (total.train_s, total.images, total.gpu_joules) == (12.0, 300, 60.0)
+    assert total.phases_s == {"forward": 6.0, "backward": 3.0}
+    assert (total.host_peak_mib, total.gpu_peak_allocated_mib, total.other_gpu_processes) == (50.0, 9.0, 3)
+    assert total.images_per_s == 25.0
+    assert sum(total.phases_s.values()) + total.other_s == pytest.approx(total.train_s)
+
+
+def test_one_epoch_is_itself() -> None:
+    one = cost(3.0, host_peak_mib=5.0, gpu_joules=1.0, other_gpu_processes=0)
+    assert total_of([one]) == one
+    assert total_of([one, one]) != one
+
+
+def test_what_no_epoch_has_captured_is_absent_of_all() -> None:
+    total = total_of([cost(1.0), cost(1.0)])
+    peaks = (total.host_peak_mib, total.gpu_peak_allocated_mib, total.gpu_peak_reserved_mib)
+    assert (*peaks, total.gpu_joules, total.other_gpu_processes) == (None,) * 5
+
+
+def test_energy_that_one_epoch_lacks_is_no_sum_and_a_peak_is_of_those_that_were_seen() -> None:
+    total = total_of([cost(1.0, gpu_joules=5.0, host_peak_mib=3.0, other_gpu_processes=1), cost(1.0)])
+    assert total.gpu_joules is None
+    assert (total.host_peak_mib, total.other_gpu_processes) == (3.0, 1)
+
+
+def test_no_energy_at_all_is_a_figure() -> None:
+    """The control: 0 is not absent."""
+    total = total_of([cost(1.0, gpu_joules=0.0, other_gpu_processes=0)] * 2)
+    assert (total.gpu_joules, total.other_gpu_processes) == (0.0, 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_another_process_on_a_real_gpu_is_counted() -> None:
+    torch.ones(1, device="cuda")
+    count = nvml_other_processes(torch.device("cuda", 0))
+    before = count()
+    if before is None:
+        pytest.skip("NVML does not see processes here")
+    code = "import torch, sys; torch.ones(1, device='cuda'); print('ready', flush=True); sys.stdin.readline()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None and other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        assert count() == before + 1
+        other.stdin.write("\n")
+    assert count() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_events_measure_the_device_and_not_the_host(tiny_model: None) -> None:
+    device = torch.device("cuda", 0)
+    meter = meter_for(device)
+    matrix = torch.randn(4096, 4096, device=device)
+    with meter:
+        for _ in range(20):
+            matrix = matrix @ matrix / 64
+        meter.lap("forward")
+        meter.lap("backward")
+    cost = meter.cost(1)
+    assert cost.phases_s["forward"] > 100 * cost.phases_s["backward"]
+    assert abs(cost.other_s) < 0.05 * cost.train_s
+    assert cost.gpu_peak_allocated_mib is not None and cost.gpu_peak_allocated_mib > 64

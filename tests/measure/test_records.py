@@ -1,0 +1,132 @@
+"""The final figures of a run: means per epoch, peaks, and nothing that was not captured."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from accelmlf.ablation.effects import MEASURES
+from accelmlf.measure.cost import PHASES, Cost
+from accelmlf.measure.records import RunSummary
+from tests.search.makers import make_epoch
+
+QUALITY = make_epoch(1, 0.9, 10.0).quality
+PHASES_S = {phase: 2.0 * (index + 1) for index, phase in enumerate(PHASES)}
+TOTAL = Cost(
+    train_s=50.0,
+    phases_s=PHASES_S,
+    images=4_000,
+    host_peak_mib=800.0,
+    gpu_peak_allocated_mib=300.0,
+    gpu_peak_reserved_mib=400.0,
+    gpu_joules=1_000.0,
+    other_gpu_processes=0,
+)
+NUM_EPOCHS = 4
+
+
+def summary(total: Cost = TOTAL, **changed: Any) -> RunSummary:
+    """Four epochs on a GPU, at the target after three."""
+    figures: dict[str, Any] = {
+        "outcome": "completed",
+        "test": QUALITY,
+        "best_eval_accuracy": 0.92,
+        "time_to_accuracy_s": 37.0,
+        "time_to_accuracy_wall_s": 45.0,
+        "epochs_to_accuracy": 3,
+        "num_epochs": NUM_EPOCHS,
+        "total": total,
+        "total_train_s": total.train_s,
+        "median_epoch_s": 12.0,
+        "warmup_s": 1.0,
+        "setup_s": 2.0,
+        "tracking_s": 0.5,
+        "test_s": 0.7,
+        "wall_s": 60.0,
+    }
+    return RunSummary(**(figures | changed))
+
+
+def test_means_are_per_epoch_and_those_of_the_phases_add_up() -> None:
+    figures = summary().as_metrics()
+    assert figures["mean_epoch_s"] == 12.5
+    assert figures["mean_images_per_s"] == 80.0
+    assert figures["mean_gpu_joules"] == 250.0
+    phases = {phase: figures[f"mean_{phase}_s"] for phase in PHASES}
+    assert phases == {phase: seconds / NUM_EPOCHS for phase, seconds in PHASES_S.items()}
+    assert sum(phases.values()) + figures["mean_other_s"] == pytest.approx(figures["mean_epoch_s"])
+    assert figures["mean_other_s"] > 0
+
+
+def test_peaks_are_those_of_the_whole_run() -> None:
+    figures = summary().as_metrics()
+    names = ("peak_gpu_allocated_mib", "peak_gpu_reserved_mib", "peak_host_mib")
+    assert [figures[name] for name in names] == [300.0, 400.0, 800.0]
+
+
+def test_the_median_is_not_the_mean() -> None:
+    figures = summary().as_metrics()
+    assert (figures["median_epoch_s"], figures["mean_epoch_s"]) == (12.0, 12.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("host_peak_mib", "peak_host_mib"),
+        ("gpu_peak_allocated_mib", "peak_gpu_allocated_mib"),
+        ("gpu_peak_reserved_mib", "peak_gpu_reserved_mib"),
+        ("gpu_joules", "mean_gpu_joules"),
+        ("other_gpu_processes", "other_gpu_processes"),
+    ],
+)
+def test_what_was_not_captured_is_absent_and_nothing_else_is(field: str, name: str) -> None:
+    whole = summary().as_metrics()
+    nothing: dict[str, Any] = {field: None}
+    without = summary(dataclasses.replace(TOTAL, **nothing)).as_metrics()
+    assert whole.keys() - without.keys() == {name}
+    assert without == {other: value for other, value in whole.items() if other != name}
+
+
+@pytest.mark.parametrize(
+    ("field", "names"),
+    [
+        ("time_to_accuracy_s", {"time_to_accuracy_s"}),
+        ("time_to_accuracy_wall_s", {"time_to_accuracy_wall_s"}),
+        ("epochs_to_accuracy", {"epochs_to_accuracy"}),
+        ("test", {"final_accuracy", "final_f1", "final_loss"}),
+        ("test_s", {"test_s"}),
+    ],
+)
+def test_what_a_run_has_not_is_absent(field: str, names: set[str]) -> None:
+    nothing: dict[str, Any] = {field: None}
+    assert summary().as_metrics().keys() - summary(**nothing).as_metrics().keys() == names
+
+
+def test_a_miss_is_no_time_and_no_number_of_epochs() -> None:
+    missed = summary(time_to_accuracy_s=None, time_to_accuracy_wall_s=None, epochs_to_accuracy=None)
+    figures = missed.as_metrics()
+    assert figures["reached_target"] == 0
+    assert not [name for name in figures if "to_accuracy" in name]
+    assert summary().as_metrics()["reached_target"] == 1
+    assert summary().as_metrics()["epochs_to_accuracy"] == 3
+
+
+def test_a_count_of_nothing_was_captured() -> None:
+    figures = summary(dataclasses.replace(TOTAL, gpu_joules=0.0)).as_metrics()
+    assert (figures["other_gpu_processes"], figures["mean_gpu_joules"]) == (0, 0.0)
+
+
+def test_every_figure_is_a_number_under_a_name_without_a_prefix() -> None:
+    for name, value in summary().as_metrics().items():
+        assert "/" not in name
+        assert isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def test_all_that_ablations_compare_is_recorded() -> None:
+    assert {measure.metric for measure in MEASURES} <= summary().as_metrics().keys()
+
+
+@pytest.mark.parametrize(("explained", "share"), [(50.0, 0.0), (45.0, 0.1), (55.0, 0.1)])
+def test_phases_that_explain_too_little_or_too_much_show(explained: float, share: float) -> None:
+    total = dataclasses.replace(TOTAL, phases_s={"forward": explained})
+    assert summary(total).other_share == pytest.approx(share)

@@ -1,0 +1,95 @@
+"""The run's own clock: what is off the training clock has a number of its own, and a target is met once."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from accelmlf.errors import DivergedError
+from accelmlf.measure.cost import Cost, EpochMeter
+from accelmlf.measure.quality import Quality
+from accelmlf.measure.records import EpochMetrics
+from accelmlf.run.clock import RunClock
+from tests.makers import make_config, make_work
+from tests.measure.test_cost import FakeDevice
+
+
+def quality(accuracy: float, loss: float = 0.5) -> Quality:
+    right = round(accuracy * 100)
+    return Quality(loss, np.zeros(100, np.int64), np.array([0] * right + [1] * (100 - right)), 2)
+
+
+def run_of(accuracies: list[float], target: float) -> tuple[RunClock, FakeDevice]:
+    """Set-up 5 s, warm-up 3 s; each epoch 10 s of training, 2 s of validation and 1 s of tracking."""
+    device = FakeDevice(host_s=105.0)
+    work = replace(make_work(make_config()), meter=EpochMeter(device))
+    progress = RunClock(target, work.meter.clock, started_s=100.0)
+    device.give(3.0)
+    progress.ready()
+    for number, accuracy in enumerate(accuracies, 1):
+        device.give(12.0)
+        cost = Cost(10.0, {"forward": 9.9}, 40)
+        progress.add(EpochMetrics(number, 1.0, 0.1, None, quality(accuracy), cost, 2.0, 10.0 * number))
+        device.idle_host(1.0)
+        progress.logged()
+    device.give(4.0)
+    return progress, device
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_every_second_off_the_training_clock_has_a_name() -> None:
+    summary = run_of([0.2, 0.6, 0.9], target=0.5)[0].summary(quality(0.8))
+    assert (summary.setup_s, summary.warmup_s, summary.tracking_s, summary.test_s) == (5.0, 3.0, 3.0, 4.0)
+    assert summary.total_train_s == 30.0
+    assert summary.wall_s == 5 + 3 + 3 * 13 + 4
+    assert summary.median_epoch_s == 10.0
+    assert summary.other_share == pytest.approx(0.01)
+
+
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize(
+    ("accuracies", "train_s", "wall_s"),
+    [([0.2, 0.6, 0.9], 20.0, 5 + 3 + 13 + 12), ([0.5, 0.4, 0.6], 10.0, 5 + 3 + 12), ([0.2, 0.3, 0.49], None, None)],
+)
+def test_time_to_accuracy_ends_with_the_first_epoch_at_the_target(
+    accuracies: list[float], train_s: float | None, wall_s: float | None
+) -> None:
+    summary = run_of(accuracies, target=0.5)[0].summary(quality(0.8))
+    assert (summary.time_to_accuracy_s, summary.time_to_accuracy_wall_s) == (train_s, wall_s)
+    assert summary.outcome == ("target_not_reached" if train_s is None else "completed")
+    assert ("time_to_accuracy_s" in summary.as_metrics()) == (train_s is not None)
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_a_higher_target_is_never_reached_sooner() -> None:
+    times = [
+        run_of([0.2, 0.6, 0.5, 0.9], target=t)[0].summary(quality(0.8)).time_to_accuracy_s for t in (0.1, 0.5, 0.8)
+    ]
+    assert times == sorted(times, key=lambda seconds: seconds or 0) == [10.0, 20.0, 40.0]
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_a_test_loss_that_is_not_finite_is_no_result() -> None:
+    with pytest.raises(DivergedError, match="final_loss=nan"):
+        run_of([0.9], target=0.5)[0].summary(quality(0.8, loss=float("nan")))
+
+
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize(
+    ("accuracies", "epochs"), [([0.2, 0.6, 0.9], 2), ([0.5, 0.4, 0.6], 1), ([0.2, 0.3, 0.49], None)]
+)
+def test_the_first_epoch_at_the_target_is_counted_and_a_miss_has_none(
+    accuracies: list[float], epochs: int | None
+) -> None:
+    figures = run_of(accuracies, target=0.5)[0].summary(quality(0.8)).as_metrics()
+    assert figures.get("epochs_to_accuracy") == epochs
+    assert ("epochs_to_accuracy" in figures) is (epochs is not None)
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_what_the_epochs_cost_together_is_in_the_summary() -> None:
+    summary = run_of([0.2, 0.6, 0.9], target=0.5)[0].summary(quality(0.8))
+    assert (summary.num_epochs, summary.total.images) == (3, 120)
+    assert summary.total.train_s == summary.total_train_s == 30.0
+    assert summary.total.phases_s == pytest.approx({"forward": 29.7})
+    assert summary.as_metrics()["mean_forward_s"] == pytest.approx(9.9)

@@ -1,0 +1,268 @@
+"""What MLflow holds after a run, in a real store and on a real server, however the run ended."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from accelmlf.errors import AccelmlfError, DataError, TrackingError
+from accelmlf.measure.cost import PHASES
+from accelmlf.models.families import build_model
+from accelmlf.run.one_run import one_run
+from accelmlf.run.tracker import MemoryTracker
+from accelmlf.settings.fields import settable_fields
+from accelmlf.settings.run import RunConfig
+from accelmlf.tracking.tracker import MlflowTracker
+from tests.makers import make_config
+
+ROOT = Path(__file__).parents[2]
+PER_EPOCH = {
+    "train/loss", "train/learning_rate", "eval/loss", "eval/accuracy", "eval/f1_macro", "time/train_s", "time/eval_s",
+    *(f"time/{phase}_s" for phase in PHASES), "time/other_s", "time/elapsed_train_s", "throughput/images_per_s",
+    "memory/host_peak_mib",
+}  # fmt: skip
+FINAL = {
+    "final_accuracy", "final_f1", "final_loss", "best_eval_accuracy", "reached_target", "total_train_s",
+    "median_epoch_s", "warmup_s", "setup_s", "wall_s", "tracking_s", "test_s",
+    *(f"mean_{part}_s" for part in ("epoch", *PHASES, "other")), "mean_images_per_s", "peak_host_mib",
+}  # fmt: skip
+AT_TARGET = {"time_to_accuracy_s", "time_to_accuracy_wall_s", "epochs_to_accuracy"}
+ARTIFACTS = {
+    "config.json", "environment.json", "epochs.csv", "curves.png", "confusion_matrix.png",
+    "classification_report.json", "model.safetensors",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _tiny(tiny_model: None) -> None: ...
+
+
+def last_run(client: mlflow.MlflowClient) -> mlflow.entities.Run:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
+
+
+def test_a_run_logs_everything_the_contract_lists(store: mlflow.MlflowClient) -> None:
+    config = make_config(epochs=2, target_accuracy=0.01)
+    summary = one_run(config, MlflowTracker())
+    run = last_run(store)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["accelmlf.outcome"] == "completed"
+    assert run.info.run_name == "tiny digits custom seed 0"
+    assert set(run.data.params) == set(settable_fields(RunConfig))
+    assert {name: run.data.tags[f"accelmlf.config.{name}"] for name in config.as_texts()} == config.as_texts()
+    assert set(run.data.metrics) == PER_EPOCH | FINAL | AT_TARGET
+    assert summary.test is not None
+    assert run.data.metrics["final_accuracy"] == summary.test.accuracy
+    for name in PER_EPOCH:
+        history = store.get_metric_history(run.info.run_id, name)
+        assert [point.step for point in history] == [1, 2], name
+    assert {item.path for item in store.list_artifacts(run.info.run_id)} == ARTIFACTS
+    stored = json.loads(mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/config.json"))
+    assert stored == config.as_texts()
+    assert run.inputs is not None
+    inputs = run.inputs.dataset_inputs
+    assert [(item.dataset.name, item.tags[0].value) for item in inputs] == [("digits", "training")]
+    assert json.loads(inputs[0].dataset.profile or "")["num_train_images"] == 1078
+    assert {"accelmlf.arm", "accelmlf.skipped_techniques", "accelmlf.hardware.cpu", "accelmlf.version.torch"} <= set(
+        run.data.tags
+    )
+
+
+def test_a_missed_target_is_an_outcome_and_never_a_time(store: mlflow.MlflowClient) -> None:
+    one_run(make_config(epochs=1, target_accuracy=1.0), MlflowTracker())
+    run = last_run(store)
+    assert (run.info.status, run.data.tags["accelmlf.outcome"]) == ("FINISHED", "target_not_reached")
+    assert run.data.metrics["reached_target"] == 0
+    assert not AT_TARGET & set(run.data.metrics)
+
+
+def test_an_epoch_is_one_call(store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    log_batch = mlflow.MlflowClient.log_batch
+
+    def counted(self: mlflow.MlflowClient, run_id: str, **batch: Any) -> None:
+        calls.append(len(batch.get("metrics", ())))
+        log_batch(self, run_id, **batch)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
+    one_run(make_config(epochs=3, target_accuracy=1.0), MlflowTracker())
+    assert calls == [0, *[len(PER_EPOCH)] * 3, len(FINAL)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "outcome", "code"),
+    [
+        ({"techniques": "amp:fp16"}, "failed", 5),
+        ({"device": "cuda:99"}, "failed", 5),
+        ({"dataset": "folder", "data_dir": "nowhere"}, "failed", 3),
+        ({"learning_rate": 1e30, "epochs": 9}, "diverged", 6),
+        ({"weights": "runs:/0123456789abcdef0123456789abcdef"}, "failed", 3),
+    ],
+)
+def test_an_error_closes_the_run_with_its_outcome(
+    store: mlflow.MlflowClient, settings: dict[str, object], outcome: str, code: int
+) -> None:
+    config = make_config(**settings) if "learning_rate" not in settings else diverging_config()
+    with pytest.raises(AccelmlfError) as error:
+        one_run(config, MlflowTracker())
+    assert error.value.exit_code == code
+    run = last_run(store)
+    assert (run.info.status, run.data.tags["accelmlf.outcome"]) == ("FAILED", outcome)
+    assert run.data.tags["accelmlf.error"] == str(error.value)
+
+
+def diverging_config() -> RunConfig:
+    return replace(make_config(epochs=9), optimizer="sgd", learning_rate=1e30)
+
+
+def test_memory_that_runs_out_is_an_outcome(store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr("accelmlf.run.one_run.warm_up", exhausted)
+    with pytest.raises(AccelmlfError, match="smaller batch_size") as error:
+        one_run(make_config(), MlflowTracker())
+    assert error.value.exit_code == 7
+    assert last_run(store).data.tags["accelmlf.outcome"] == "out_of_memory"
+
+
+def test_saved_weights_start_another_run_where_the_first_ended(store: mlflow.MlflowClient) -> None:
+    one_run(make_config(epochs=2), MlflowTracker())
+    weights = f"runs:/{last_run(store).info.run_id}"
+    saved = load_file(MlflowTracker().local_weights(weights))
+    loaded = build_model("tiny", MlflowTracker().local_weights(weights), num_classes=10, image_size=8).state_dict()
+    fresh = build_model("tiny", "random", num_classes=10, image_size=8).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in saved.items())
+    assert not torch.equal(fresh["conv.weight"], saved["conv.weight"])
+    first_loss = store.get_metric_history(last_run(store).info.run_id, "train/loss")[0].value
+    one_run(make_config(epochs=1, weights=weights), MlflowTracker())
+    assert store.get_metric_history(last_run(store).info.run_id, "train/loss")[0].value < first_loss
+
+
+def test_weights_that_were_not_saved_are_an_error(store: mlflow.MlflowClient) -> None:
+    one_run(make_config(epochs=1, save_model=False), MlflowTracker())
+    run = last_run(store)
+    assert "model.safetensors" not in {item.path for item in store.list_artifacts(run.info.run_id)}
+    with pytest.raises(DataError, match="save_model=true"):
+        one_run(make_config(weights=f"runs:/{run.info.run_id}"), MlflowTracker())
+
+
+def test_the_memory_tracker_sees_what_mlflow_sees(store: mlflow.MlflowClient) -> None:
+    memory = MemoryTracker()
+    config = make_config(epochs=2)
+    one_run(config, memory)
+    one_run(config, MlflowTracker())
+    run = last_run(store)
+    assert memory.config is not None and memory.summary is not None
+    assert [e.train_loss for e in memory.epochs] == [
+        point.value for point in store.get_metric_history(run.info.run_id, "train/loss")
+    ]
+    assert set(memory.artifacts) == ARTIFACTS
+    assert memory.tags.keys() <= run.data.tags.keys()
+
+
+def test_runs_that_start_together_on_a_fresh_store_all_succeed(tmp_path: Path) -> None:
+    script = "from accelmlf.tracking import MlflowTracker\nwith MlflowTracker().run(): pass"
+    uri = f"sqlite:///{tmp_path / 'fresh.db'}"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "accelmlf"]
+    assert len(client.search_runs([experiment.experiment_id])) == 4
+
+
+def test_a_run_whose_tags_cannot_be_written_does_not_end_as_finished(
+    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise mlflow.MlflowException("no more tags")
+
+    def fails() -> None:
+        with MlflowTracker().run():
+            monkeypatch.setattr(mlflow.MlflowClient, "set_tag", refused)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert mlflow.active_run() is None
+    assert last_run(store).info.status == "FAILED"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, store_uri: str) -> Iterator[str]:
+    """A real MLflow server on a store of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    command += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "log").open("w") as log:
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else a dozen processes more
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                    break
+            except OSError:
+                time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_run_is_tracked_over_http(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(server)
+    one_run(make_config(epochs=2, target_accuracy=0.01), MlflowTracker())
+    client = mlflow.MlflowClient(server)
+    run = last_run(client)
+    assert (run.info.status, run.data.tags["accelmlf.outcome"]) == ("FINISHED", "completed")
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == ARTIFACTS
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 2
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_server_that_is_not_there_is_one_error_in_seconds_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mlflow.set_tracking_uri("http://user:canary@127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(TrackingError) as error:
+        one_run(make_config(epochs=1), MlflowTracker())
+    assert time.monotonic() - started < 15
+    assert error.value.exit_code == 8
+    assert "canary" not in str(error.value)
+    assert "127.0.0.1:9" in str(error.value)
