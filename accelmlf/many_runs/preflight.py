@@ -11,6 +11,7 @@ from accelmlf.models.families import build_model, has_batch_norm
 from accelmlf.run.plan import settle
 from accelmlf.run.workload import load_data
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.stack import Skipped, technique_sets
 
 
@@ -23,8 +24,8 @@ class Preflight:
     environment: dict[str, Any]
     sizes: dict[str, int]
     data_digest: str
-    technique_sets: tuple[str, ...]
-    """Comma lists of techniques that this device can run together, `none` among them; empty unless asked for."""
+    technique_sets: tuple[TechniqueList, ...]
+    """Those that this device can run together, the empty one among them; empty unless asked for."""
     device_key: str
     """What names the device on this machine, whatever a process calls it."""
     has_batch_norm: bool

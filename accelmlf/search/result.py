@@ -88,7 +88,7 @@ class Result:
             return {}
         config = self.plan.config_of(self.winner)
         names = ("batch_size", "accumulation_steps", "learning_rate", "techniques")
-        techniques = {} if self.plan.space.technique_sets else {"techniques": self.plan.base.techniques}
+        techniques = {} if self.plan.space.technique_sets else {"techniques": as_text(self.plan.base.techniques)}
         texts = {name: as_text(getattr(config, name)) for name in names} | techniques
         return {f"best_{name}": text for name, text in texts.items()}
 

@@ -13,11 +13,12 @@ from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, make_space
 from accelmlf.search.trials import TrialRecord
 from accelmlf.settings.recipes import resolve
+from accelmlf.settings.technique_list import TechniqueList
 
 PICTURES = 1_000
 
 
-def make_plan(tune: TuneConfig | None = None, sets: Sequence[str] = (), **given: Any) -> Plan:
+def make_plan(tune: TuneConfig | None = None, sets: Sequence[TechniqueList] = (), **given: Any) -> Plan:
     given = {"save_model": False, "model": "vit", "device": "cpu", **given}
     tune, base = tune or TuneConfig(), resolve(given)
     space, _ = make_space(tune, base, given.get("train_images", 1_078), sets, has_batch_norm=False)

@@ -2,18 +2,27 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from accelmlf.errors import ConfigError, DeviceError
+from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.base import Technique
 from accelmlf.techniques.catalogue import TECHNIQUES
-from accelmlf.techniques.stack import NO_TECHNIQUES, build_stack
+from accelmlf.techniques.stack import Skipped, TechniqueStack, build_stack
 from tests.makers import make_config, make_splits, train_losses
 
 CPU = torch.device("cpu")
+
+
+def stack_of(text: str, *, is_preset: bool = False) -> tuple[TechniqueStack, list[Skipped]]:
+    """The techniques that a user asks for, or a preset."""
+    return build_stack(replace(TechniqueList.parse(text), is_preset=is_preset), CPU)
+
+
 RELATIVE_TOLERANCE = {
     "workers": 0.0,
     "pin_memory": 0.0,
@@ -94,19 +103,19 @@ def process_switches() -> Iterator[object]:
 @pytest.mark.parametrize("word", TECHNIQUES)
 def test_every_process_switch_is_as_before_afterwards(word: str) -> None:
     before = list(process_switches())
-    stack, _ = build_stack(word, CPU, from_preset=True)
+    stack, _ = stack_of(word, is_preset=True)
     stack.techniques = [TECHNIQUES[word](word, None, CPU)]  # whether or not the CPU can run it
     with stack.process_context():
         inside = list(process_switches())
     assert list(process_switches()) == before
     if word in ("tf32", "cudnn_benchmark", "compile"):
-        reference, _ = build_stack(NO_TECHNIQUES, CPU, from_preset=False)
+        reference, _ = build_stack(TechniqueList(), CPU)
         with reference.process_context():
             assert inside != list(process_switches()), f"{word} switches nothing"
 
 
 def test_the_baseline_switches_off_what_the_library_has_on() -> None:
-    stack, _ = build_stack(NO_TECHNIQUES, CPU, from_preset=False)
+    stack, _ = build_stack(TechniqueList(), CPU)
     assert torch.backends.cudnn.allow_tf32
     with stack.process_context():
         assert not torch.backends.cudnn.allow_tf32
@@ -130,14 +139,14 @@ def test_techniques_together_leave_the_learning_curve_alone(techniques: str) -> 
 
 
 def test_the_label_asks_for_exactly_the_same_stack() -> None:
-    stack, _ = build_stack("fused_optimizer,amp:bf16,workers:3", CPU, from_preset=False)
-    assert stack.label == "workers:3,amp:bf16,fused_optimizer"
-    assert build_stack(stack.label, CPU, from_preset=False)[0].label == stack.label
+    stack, _ = stack_of("fused_optimizer,amp:bf16,workers:3")
+    assert stack.labels == ("workers:3", "amp:bf16", "fused_optimizer")
+    assert build_stack(TechniqueList(stack.labels), CPU)[0].labels == stack.labels
 
 
 def test_no_technique_is_the_base_class_and_a_disabled_scaler() -> None:
-    stack, skipped = build_stack(NO_TECHNIQUES, CPU, from_preset=False)
-    assert (stack.techniques, skipped, stack.label) == ([], [], "none")
+    stack, skipped = build_stack(TechniqueList(), CPU)
+    assert (stack.techniques, skipped, stack.labels) == ([], [], ())
     assert not stack.gradient_scaler().is_enabled()
 
 
@@ -145,7 +154,8 @@ def test_no_technique_is_the_base_class_and_a_disabled_scaler() -> None:
     ("text", "says"),
     [
         ("apm", "Did you mean amp?"),
-        ("", "Known: "),
+        ("", "a name is empty"),
+        ("fused,", "a name is empty"),
         ("amp,amp:bf16", "amp is there twice"),
         ("amp:fp8", "Use amp:bf16 or amp:fp16"),
         ("workers:0", "at least 1"),
@@ -161,35 +171,35 @@ def test_no_technique_is_the_base_class_and_a_disabled_scaler() -> None:
 )
 def test_a_list_that_cannot_be_says_why(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        build_stack(text, CPU, from_preset=False)
+        stack_of(text)
     assert says in str(refusal.value)
 
 
 @pytest.mark.parametrize("word", [word for word in TECHNIQUES if TECHNIQUES[word](word, None, CPU).missing()])
 def test_what_the_device_cannot_run_is_an_error_unless_a_preset_asked(word: str) -> None:
     with pytest.raises(DeviceError) as refusal:
-        build_stack(word, CPU, from_preset=False)
+        stack_of(word)
     assert refusal.value.exit_code == 5
-    stack, skipped = build_stack(f"{word},channels_last", CPU, from_preset=True)
-    assert stack.label == "channels_last"
+    stack, skipped = stack_of(f"{word},channels_last", is_preset=True)
+    assert stack.labels == ("channels_last",)
     assert [technique.label for technique in skipped] == [word]
 
 
 def test_half_precision_on_a_cpu_is_refused_and_never_something_else() -> None:
     with pytest.raises(DeviceError, match="fp16 needs CUDA"):
-        build_stack("amp:fp16", CPU, from_preset=False)
+        stack_of("amp:fp16")
 
 
 def test_bf16_that_the_hardware_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("accelmlf.techniques.catalogue.has_bf16", lambda _: False)
     with pytest.raises(DeviceError, match="no bf16 in hardware"):
-        build_stack("amp", CPU, from_preset=False)
+        stack_of("amp")
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(DeviceError, match=r"no C\+\+ compiler"):
-        build_stack("compile", CPU, from_preset=False)
+        stack_of("compile")
 
 
 def test_a_resident_set_cannot_be_streamed() -> None:
