@@ -134,7 +134,7 @@ def short_section(found: Sorted, runs: Sequence[StoredRun]) -> list[str]:
     rows = []
     for parent in found.parents[ABLATION]:
         ablation = ablation_of(parent, runs)
-        mark = ", a demonstration" * (parent.settings["dataset"] == DEMONSTRATION)
+        mark = ", a demonstration" if parent.settings["dataset"] == DEMONSTRATION else ""
         mark += ", unfit for a claim" if tables.unfit(ablation) else ""
         titles = [ablation.question + mark, *[""] * len(ablation.design.contrasts)]
         rows += [[title, *row] for title, row in zip(titles, tables.verdict_rows(ablation), strict=False)]
