@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from accelmlf.errors import AccelmlfError, ConfigError, DivergedError, Interrupted, ProcessKilledError
-from accelmlf.machine.isolation import call, start_server
+from accelmlf.machine.isolation import call
 from accelmlf.machine.processes import sole_use
-from accelmlf.many_runs.child_run import TimedRun
+from accelmlf.many_runs.child_run import TimedRun, start_server
 from accelmlf.measure.records import EpochMetrics, RunSummary
 from accelmlf.settings.fields import parse_setting
 from accelmlf.settings.recipes import resolve
@@ -334,7 +334,7 @@ def test_a_run_waits_for_the_one_before_it_on_the_same_device(store: mlflow.Mlfl
 
 ASKING = """
 import sys
-from accelmlf.many_runs.child_run import TimedRun
+from accelmlf.many_runs.child_run import TimedRun, start_server
 from accelmlf.settings.recipes import resolve
 
 if __name__ == "__main__":

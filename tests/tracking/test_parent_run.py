@@ -48,7 +48,7 @@ def name(run: Run) -> str:
 
 def dead_process() -> str:
     """What a process that has ended called itself."""
-    command = [sys.executable, "-c", "from accelmlf.processes import identity; print(identity())"]
+    command = [sys.executable, "-c", "from accelmlf.machine.processes import identity; print(identity())"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=variables, check=True, capture_output=True, text=True).stdout.strip()
 

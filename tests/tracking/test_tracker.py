@@ -175,7 +175,7 @@ def test_the_memory_tracker_sees_what_mlflow_sees(store: mlflow.MlflowClient) ->
 
 
 def test_runs_that_start_together_on_a_fresh_store_all_succeed(tmp_path: Path) -> None:
-    script = "from accelmlf.tracking import MlflowTracker\nwith MlflowTracker().run(): pass"
+    script = "from accelmlf.tracking.tracker import MlflowTracker\nwith MlflowTracker().run(): pass"
     uri = f"sqlite:///{tmp_path / 'fresh.db'}"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
     processes = [
