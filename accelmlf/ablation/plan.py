@@ -12,6 +12,7 @@ from accelmlf import __version__
 from accelmlf.ablation.designs import Arm, Asked
 from accelmlf.ablation.factors import Factors, look_at_factors, settings_of
 from accelmlf.ablation.settings import TUNED, AblateConfig
+from accelmlf.data.batches import BatchPlan
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.machine import isolation
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
@@ -110,7 +111,7 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     arms = asked.as_design().arms
     configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in arms}
     for config in configs.values():
-        batches = -(-seen.sizes["train"] // config.batch_size)
+        batches = len(BatchPlan(seen.sizes["train"], config.batch_size))
         if config.accumulation_steps > batches:
             few = f"an epoch of {seen.sizes['train']} pictures has {batches} batch{'es' * (batches > 1)} of that size"
             rule = f"{few}, too few for {config.accumulation_steps} micro-batches per step"

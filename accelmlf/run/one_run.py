@@ -61,10 +61,8 @@ def one_run(
             clock = RunClock(config.target_accuracy, work.meter.clock, started_s)
             warm_up(work)
             clock.ready()
-            console.ready(work, splits.sizes(), config.accumulation_steps, clock.setup_s, clock.warmup_s)
-            for epoch in train_epochs(
-                work, max_epochs=config.epochs, accumulation_steps=config.accumulation_steps, watch=console.watch
-            ):
+            console.ready(work, splits.sizes(), clock.setup_s, clock.warmup_s)
+            for epoch in train_epochs(work, max_epochs=config.epochs, watch=console.watch):
                 clock.add(epoch)
                 run.log_epoch(epoch)
                 console.epoch(epoch)
@@ -77,7 +75,7 @@ def one_run(
         with tempfile.TemporaryDirectory() as folder:
             artifacts.write_closing(Path(folder), config, clock.epochs, summary, splits.class_names, work.model)
             run.log_artifacts(Path(folder))
-        console.closing(config, clock.epochs, summary, run.url())
+        console.closing(clock.epochs, summary, run.url())
     return summary
 
 

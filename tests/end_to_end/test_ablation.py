@@ -531,9 +531,9 @@ def forked() -> Iterator[set[tuple[int, float]]]:
         ),
         ({"factors": "pin_memory,prefetch"}, 5, "factors=pin_memory,prefetch: the device cpu can run none of them: "),
         (
-            {"factors": "accumulation", "batch_size": "250", "train_images": "200"},
+            {"factors": "accumulation", "batch_size": "149", "train_images": "200"},
             2,
-            "batch_size=250: an epoch of 150 pictures has 1 batch of that size, too few for 2 micro-batches per step",
+            "batch_size=149: an epoch of 150 pictures has 1 batch of that size, too few for 2 micro-batches per step",
         ),
         (
             {"factors": "resident", "pipeline": "stream"},

@@ -7,7 +7,7 @@ import numpy as np
 
 from accelmlf.measure.cost import Cost
 from accelmlf.measure.quality import Quality
-from accelmlf.measure.records import EpochMetrics
+from accelmlf.measure.records import EpochMetrics, Position
 from accelmlf.search.plan import Plan
 from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, make_space
@@ -38,4 +38,4 @@ def make_epoch(number: int, accuracy: float, elapsed_s: float) -> EpochMetrics:
     labels = np.zeros(PICTURES, dtype=np.int64)
     predictions = (np.arange(PICTURES) >= round(accuracy * PICTURES)).astype(np.int64)
     quality = Quality(1.0, labels, predictions, num_classes=2)
-    return EpochMetrics(number, 1.0, 0.1, None, quality, Cost(1.0, {}, PICTURES), 0.5, elapsed_s)
+    return EpochMetrics(Position(number, elapsed_s), 1.0, 0.1, None, quality, Cost(1.0, {}, PICTURES), 0.5)

@@ -215,7 +215,8 @@ def replay(table: Table, order: list[int], rule: Rule) -> tuple[dict[int, str], 
 
 def sooner(search: Search, epoch: EpochMetrics, config: RunConfig) -> str | None:
     """A rule that is not exact: it prunes at 0.9 of the best."""
-    return search.reason_to_stop(replace(epoch, elapsed_train_s=epoch.elapsed_train_s / 0.9), config)
+    position = replace(epoch.position, elapsed_train_s=epoch.elapsed_train_s / 0.9)
+    return search.reason_to_stop(replace(epoch, position=position), config)
 
 
 def lost(tables: list[Table], chance: random.Random, rule: Rule) -> tuple[int, int]:
