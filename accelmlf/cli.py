@@ -17,6 +17,7 @@ from accelmlf.run.plan import print_plan
 from accelmlf.settings.fields import field_help, parse_bool, parse_setting, settable_fields, suggest
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
+from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tracker import MlflowTracker, close_inherited_run
 
 MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
@@ -130,7 +131,7 @@ def run_callback(model: str | None) -> Callable[..., None]:
             print_plan(config)
             close_inherited_run("completed")
         else:
-            one_run(config, MlflowTracker(), started_s=PROCESS_STARTED_S)
+            one_run(config, MlflowTracker(open_store()), started_s=PROCESS_STARTED_S)
 
     return run
 
