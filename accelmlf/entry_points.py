@@ -43,8 +43,9 @@ def train(_: None, given: Given, dry_run: bool) -> None:
         return
     with signals.held():
         from accelmlf.run.one_run import one_run
+        from accelmlf.tracking.store import open_store
         from accelmlf.tracking.tracker import MlflowTracker
-    one_run(config, MlflowTracker(), started_s=PROCESS_STARTED_S)
+    one_run(config, MlflowTracker(open_store()), started_s=PROCESS_STARTED_S)
 
 
 def tune(settings: TuneConfig, given: Given, dry_run: bool) -> None:

@@ -82,8 +82,8 @@ def one_run(
 def log_opening(run: TrackedRun, config: RunConfig, skipped: Sequence[Skipped], facts: dict[str, Any]) -> None:
     """All that is known before the first picture is read."""
     labels = {
-        "accelmlf.arm": config.arm,
-        "accelmlf.skipped_techniques": ",".join(technique.label for technique in skipped) or "none",
+        "arm": config.arm,
+        "skipped_techniques": ",".join(technique.label for technique in skipped) or "none",
         **as_tags(facts),
     }
     run.log_config(config, labels)
