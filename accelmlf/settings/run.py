@@ -13,9 +13,9 @@ MODEL_FILE = "model.safetensors"
 class RunConfig:
     """Every resolved setting of one run. `recipes.resolve` makes it from what the user gave."""
 
-    model: str = setting(choices=("resnet50", "efficientnet_b0", "vit"), default_text="resnet50")
+    model: str = setting(default_text="resnet50")
     """The network to train."""
-    dataset: str = setting("digits", choices=("digits", "cifar10", "cifar100", "folder"))
+    dataset: str = setting("digits")
     """digits (embedded, no download), cifar10, cifar100, or folder (your own pictures)."""
     data_dir: str = setting("data")
     """Where archives are kept; for dataset=folder the folder with train/<class>/* and test/<class>/*."""

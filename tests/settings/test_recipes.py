@@ -9,7 +9,7 @@ from accelmlf.errors import ConfigError
 from accelmlf.models.families import MODELS
 from accelmlf.run.optimization import OPTIMIZERS, SCHEDULES
 from accelmlf.settings.fields import parse_setting, settable_fields
-from accelmlf.settings.recipes import RECIPES, Arm, Recipe, follow_batch, recipe_for, resolve
+from accelmlf.settings.recipes import DATASETS_LIKE_CIFAR10, RECIPES, Arm, Recipe, follow_batch, recipe_for, resolve
 from accelmlf.settings.run import RunConfig
 from accelmlf.techniques.stack import build_stack
 
@@ -17,9 +17,9 @@ ROWS = pytest.mark.parametrize("row", RECIPES, ids="-".join)
 Row = tuple[str, str, str]
 
 
-def test_the_choices_of_model_and_dataset_are_the_tables() -> None:
-    assert settable_fields(RunConfig)["model"].metadata["choices"] == tuple(MODELS)
-    assert settable_fields(RunConfig)["dataset"].metadata["choices"] == tuple(DATASETS)
+def test_the_models_and_data_sets_of_the_recipes_are_the_tables() -> None:
+    assert {model for model, _, _ in RECIPES} == set(MODELS)
+    assert {dataset for _, dataset, _ in RECIPES} | set(DATASETS_LIKE_CIFAR10) == set(DATASETS)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -131,3 +131,10 @@ def test_a_run_without_a_known_model_and_dataset_is_refused(given: dict[str, str
     with pytest.raises(ConfigError) as caught:
         resolve(given)
     assert caught.value.setting == setting
+
+
+def test_a_model_without_a_recipe_for_a_data_set_is_told_those_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, ("vit", "stripes", "random"), RECIPES["vit", "digits", "random"])
+    assert resolve({"model": "vit", "dataset": "stripes"}).dataset == "stripes"
+    with pytest.raises(ConfigError, match=r"dataset=stripes: there is no recipe of resnet50 for it\. Use digits or "):
+        resolve({"model": "resnet50", "dataset": "stripes"})
