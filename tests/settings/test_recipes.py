@@ -146,3 +146,10 @@ def test_a_run_without_a_known_model_and_dataset_is_refused(given: dict[str, str
     with pytest.raises(ConfigError) as caught:
         resolve(given)
     assert caught.value.setting == setting
+
+
+def test_a_model_without_a_recipe_for_a_data_set_is_told_those_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, ("vit", "stripes", "random"), RECIPES["vit", "digits", "random"])
+    assert resolve({"model": "vit", "dataset": "stripes"}).dataset == "stripes"
+    with pytest.raises(ConfigError, match=r"dataset=stripes: there is no recipe of resnet50 for it\. Use digits or "):
+        resolve({"model": "resnet50", "dataset": "stripes"})
