@@ -33,8 +33,10 @@ def settings_of(entry_point: str) -> set[str]:
 
 
 def test_every_model_has_an_entry_point() -> None:
-    assert set(entry_points().commands) == set(PROJECT) == set(ENTRY_POINTS)
-    assert set(ENTRY_POINTS) == {"main", *MODELS, "tune", "ablate", "report"}
+    assert set(entry_points().commands) == set(ENTRY_POINTS) == {"main", *MODELS, "tune", "ablate", "report", "ui"}
+    assert (
+        set(PROJECT) == {name for name, entry in ENTRY_POINTS.items() if entry.in_project} == {*ENTRY_POINTS} - {"ui"}
+    )
 
 
 @pytest.mark.parametrize("entry_point", PROJECT)
@@ -109,6 +111,8 @@ def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: s
             "batch_size=8: design=preset compares the recipe's own",
         ),
         (["report", "--model", "vit"], "model=vit: there is no such setting. Known: experiment_name, output"),
+        (["ui", "--port", "0"], "port=0: outside its range. Give a whole number of at least 1 up to 65535"),
+        (["ui", "--port", "x"], "port=x: not a whole number"),
         (["report", "--experiment", "x"], "experiment=x: there is no such setting. Did you mean experiment_name?"),
         (["resnet50", "--n_trials", "3"], "n_trials=3: there is no such setting"),
         (["resnet50", "--model", "vit"], "model=vit: resnet50 sets it by itself. Give another entry point, or main"),
