@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from accelmlf.data.datasets import DATASETS
 from accelmlf.errors import ConfigError
 from accelmlf.models.families import MODELS
 from accelmlf.run.optimization import OPTIMIZERS, SCHEDULES
-from accelmlf.settings.fields import parse_setting, settable_fields
+from accelmlf.settings.fields import field_help, parse_setting, settable_fields
 from accelmlf.settings.recipes import (
     DATASETS_LIKE_CIFAR10,
     RECIPES,
@@ -29,6 +30,10 @@ Row = tuple[str, str, str]
 def test_models_and_data_sets_with_a_recipe_are_those_that_there_are() -> None:
     assert model_names() == list(MODELS)
     assert {data for _, data, _ in RECIPES} | set(DATASETS_LIKE_CIFAR10) == set(DATASETS)
+
+
+def test_the_help_names_every_data_set() -> None:
+    assert set(DATASETS) <= set(re.findall(r"\w+", field_help(RunConfig)["dataset"]))
 
 
 @pytest.mark.parametrize(("name", "typed"), [("model", "resnet5"), ("dataset", "cifar"), ("dataset", "foldr")])
