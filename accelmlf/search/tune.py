@@ -18,6 +18,7 @@ from accelmlf.search.space import make_space
 from accelmlf.search.trials import times_s
 from accelmlf.search.worker import Search
 from accelmlf.settings.recipes import resolve
+from accelmlf.settings.run import batch_in_words
 from accelmlf.text import say
 from accelmlf.tracking.parent_run import Family, claim
 from accelmlf.tracking.store import tracking_uri
@@ -89,5 +90,5 @@ def announce(plan: Plan, seen: Preflight, name: str, url: str, kind: str, left_o
     for technique in seen.skipped:
         say(f"  left out: {technique.label} ({technique.reason})")
     say(f"  {'sampler':<18}  {kind} ({many}, n_trials {tune.n_trials})")
-    say(f"  {'recipe':<18}  batch {base.batch_size} x {base.accumulation_steps}, techniques {base.techniques}")
+    say(f"  {'recipe':<18}  {batch_in_words(base.batch_size, base.accumulation_steps)}, techniques {base.techniques}")
     say(f"  {'study':<18}  {name} in {storage.shown(url)}")
