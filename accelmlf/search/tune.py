@@ -16,7 +16,7 @@ from accelmlf.search.result import Result, draw, write_tables
 from accelmlf.search.settings import DEFAULT_STORAGE, TuneConfig
 from accelmlf.search.space import make_space
 from accelmlf.search.trials import times_s
-from accelmlf.search.worker import Search
+from accelmlf.search.worker import Worker
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import batch_in_words
 from accelmlf.text import say
@@ -47,7 +47,7 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     if dry_run:
         announce(plan, seen, name, url, kind, left_out)
         return
-    with sole_use(seen.device_key, MANY_RUNS), MlflowTracker().run() as parent, storage.storage_errors(url):
+    with sole_use(seen.device_key, MANY_RUNS), MlflowTracker().run() as parent, storage.study_errors(url):
         announce(plan, seen, name, url, kind, left_out)
         claim(parent, SEARCH)
         study = studies.open_study(url, name, facts)
@@ -56,10 +56,10 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
         family.log_settings(*labels(plan, seen, {"name": name, "storage": url, "sampler": kind}))
         family.adopt()
         console = SearchConsole(int(min(tune.n_trials, space.size)), tune.timeout_s)
-        search_and_confirm(Search(study, url, plan, family, console))
+        search_and_confirm(Worker(study, url, plan, family, console))
 
 
-def search_and_confirm(search: Search) -> None:
+def search_and_confirm(search: Worker) -> None:
     """The search, its confirmation, and what both leave in the parent run and on the console."""
     try:
         search.run()
