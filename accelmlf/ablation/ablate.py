@@ -16,7 +16,7 @@ from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, start
 from accelmlf.many_runs.comparison import block_orders
 from accelmlf.many_runs.console import RunsConsole, left_in_words
 from accelmlf.many_runs.opened import labels_of_parent, opened
-from accelmlf.settings.run import RunConfig
+from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.text import say
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, COMMAND, DEVICE, ERROR, OWNER, VERDICT
@@ -90,7 +90,7 @@ def measure(plan: AblationPlan, parent: ParentRun) -> AccelmlfError | None:
 
 def in_words(arm: Arm, config: RunConfig, seed: int) -> str:
     """The arm, and what its factors make of the settings."""
-    batch = f"batch {config.batch_size} x {config.accumulation_steps}"
+    batch = batch_in_words(config.batch_size, config.accumulation_steps)
     return f"{arm.name} ({batch}, techniques {config.techniques}, seed {seed})"
 
 
@@ -124,8 +124,9 @@ def announce(plan: AblationPlan) -> None:
     width = max(len(arm.name) for arm in arms)
     for arm in arms:
         config = plan.configs[arm.name]
-        batch = f"batch {config.batch_size} x {config.accumulation_steps}, learning rate {config.learning_rate:g}"
-        say(f"  {arm.name:<{width}}  {batch}, techniques {config.techniques}")
+        batch = batch_in_words(config.batch_size, config.accumulation_steps)
+        rate = f"learning rate {config.learning_rate:g}"
+        say(f"  {arm.name:<{width}}  {batch}, {rate}, techniques {config.techniques}")
     for text in plan.asked.left_out:
         say(f"  left out: {text}")
     if plan.asked.clash is not None:

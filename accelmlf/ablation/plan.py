@@ -15,7 +15,7 @@ from accelmlf.machine import isolation
 from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of, look_in_own_process
 from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.recipes import resolve
-from accelmlf.settings.run import RunConfig
+from accelmlf.settings.run import RunConfig, require_trainable_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,7 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     """
     words = ablate.factor_words()
     seen = look_in_own_process(resolve(given), False)
-    if seen.config.batch_size == 1 and seen.has_batch_norm:
-        rule = f"the BatchNorm of {seen.config.model} cannot normalise over one picture"
-        raise ConfigError("batch_size", 1, rule, "Use 2 or more")
+    require_trainable_batch(seen.config.model, seen.config.batch_size, seen.has_batch_norm)
     if ablate.design == "preset":
         tuned = look_in_own_process(resolve({**given, TUNED: True}), False)
         left_out = tuple(f"{technique.label} ({technique.reason})" for technique in tuned.skipped)

@@ -14,6 +14,7 @@ from accelmlf.many_runs.claims import marks_of_group
 from accelmlf.many_runs.comparison import as_ratio
 from accelmlf.settings.commands import departures
 from accelmlf.settings.fields import settable_fields
+from accelmlf.settings.run import batch_in_words
 from accelmlf.text import aligned, code, heading, listed, short, table
 from accelmlf.tracking.store import Store
 from accelmlf.tracking.tags import COMMAND, DATA_DIGEST
@@ -89,7 +90,7 @@ def _time(run: Mapping[str, float]) -> str:
 
 def in_words(settings: Mapping[str, str]) -> str:
     """What sets arms apart."""
-    batch = f"batch {settings['batch_size']} x {settings['accumulation_steps']}"
+    batch = batch_in_words(settings["batch_size"], settings["accumulation_steps"])
     return f"{batch}, learning rate {float(settings['learning_rate']):.3g}, {settings['techniques']}"
 
 

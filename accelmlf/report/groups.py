@@ -12,7 +12,7 @@ from accelmlf.many_runs.claims import marks_of_group
 from accelmlf.settings.commands import FOLLOWS, VARIES, command_of, departures
 from accelmlf.settings.fields import as_text
 from accelmlf.settings.recipes import resolve
-from accelmlf.settings.run import RunConfig
+from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ABLATION, ARM_RUN, ASKED, CONFIRMATION, CONTINUED_BY, REPORT, SEARCH, TRIAL
 
@@ -43,7 +43,7 @@ class Group:
     def in_words(self) -> str:
         """The arm and all that sets it apart from its recipe."""
         settings = self.settings
-        batch = f"batch {settings['batch_size']} x {settings['accumulation_steps']}"
+        batch = batch_in_words(settings["batch_size"], settings["accumulation_steps"])
         others = [f"{name}={settings[name]}" for name in departures(settings)]
         return ", ".join([f"{self.preset or settings['arm']}: {settings['techniques']}", batch, *others])
 

@@ -13,7 +13,7 @@ from torch import nn
 from accelmlf.measure.cost import PHASE_COLOURS, PHASES
 from accelmlf.measure.records import EpochMetrics, RunSummary
 from accelmlf.models.weights import save_weights
-from accelmlf.settings.run import MODEL_FILE, RunConfig
+from accelmlf.settings.run import MODEL_FILE, RunConfig, batch_in_words
 
 
 def write_opening(folder: Path, config: RunConfig, environment: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ def write_closing(
         writer.writeheader()
         writer.writerows({"epoch": epoch.epoch, **row} for epoch, row in zip(epochs, rows, strict=True))
     title = f"{config.model} on {config.dataset}, {config.arm}: {config.techniques}, "
-    title += f"batch {config.batch_size} x {config.accumulation_steps}"
+    title += batch_in_words(config.batch_size, config.accumulation_steps)
     phases = [phase for phase in (*PHASES, "other") if f"time/{phase}_s" in rows[0]]
     draw_curves(rows, phases, summary.target_accuracy, title, folder / "curves.png")
     if (test := summary.test) is not None:

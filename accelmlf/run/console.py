@@ -9,7 +9,7 @@ from tqdm import tqdm
 from accelmlf.data.batches import Batch
 from accelmlf.measure.records import MAX_OTHER_SHARE, EpochMetrics, RunSummary
 from accelmlf.run.workload import Workload
-from accelmlf.settings.run import RunConfig
+from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.techniques.stack import Skipped
 from accelmlf.text import say
 
@@ -29,9 +29,10 @@ class Console:
     def opening(self, config: RunConfig, skipped: Sequence[Skipped]) -> None:
         """What is about to run, and what of it this device cannot do."""
         self.num_epochs = config.epochs
+        batch = batch_in_words(config.batch_size, config.accumulation_steps)
         self.say(
             f"{config.model} on {config.dataset} ({config.pipeline}), {config.arm}: techniques {config.techniques}, "
-            f"batch {config.batch_size} x {config.accumulation_steps} steps, {config.epochs} epochs on {config.device}"
+            f"{batch} steps, {config.epochs} epochs on {config.device}"
         )
         for technique in skipped:
             self.say(f"left out: {technique.label} ({technique.reason})")

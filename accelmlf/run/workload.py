@@ -12,13 +12,12 @@ from accelmlf.data.batches import BatchPlan, num_steps
 from accelmlf.data.loading import BatchLoader, make_loader
 from accelmlf.data.pictures import Source
 from accelmlf.data.splits import Splits, load_splits
-from accelmlf.errors import ConfigError
 from accelmlf.measure.cost import Meter, meter_for
 from accelmlf.measure.records import DatasetRecord
 from accelmlf.models.families import build_model, has_batch_norm
 from accelmlf.run.optimization import SCHEDULES, Schedule, build_optimizer
 from accelmlf.settings.fields import pick
-from accelmlf.settings.run import RunConfig
+from accelmlf.settings.run import RunConfig, require_trainable_batch
 from accelmlf.techniques.stack import TechniqueStack
 
 
@@ -61,9 +60,7 @@ def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weigh
     """Model, optimizer and loaders on their device, seeded, before any warm-up."""
     torch.manual_seed(config.seed)
     model = build_model(config.model, weights, num_classes=splits.num_classes, image_size=config.image_size)
-    if config.batch_size == 1 and has_batch_norm(model):
-        rule = f"the BatchNorm of {config.model} cannot normalise over one picture"
-        raise ConfigError("batch_size", 1, rule, "Use 2 or more")
+    require_trainable_batch(config.model, config.batch_size, has_batch_norm(model))
     model = techniques.prepare_model(model)
     optimizer = build_optimizer(
         model,

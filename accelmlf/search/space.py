@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from accelmlf.errors import ConfigError
 from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
 from accelmlf.settings.fields import as_text, settable_fields
-from accelmlf.settings.run import RunConfig
+from accelmlf.settings.run import RunConfig, batch_in_words, least_batch_size, require_trainable_batch
 from accelmlf.settings.technique_list import TechniqueList
 
 Value = int | float | bool
@@ -20,9 +20,7 @@ Point = Mapping[str, Value]
 
 BATCH_FACTORS, ACCUMULATION_CHOICES = (0.5, 1.0, 2.0, 4.0), (1, 2, 4)
 LEARNING_RATE_SPAN = 5.0
-MAX_LEARNING_RATE = settable_fields(RunConfig)["learning_rate"].metadata["at_most"]
-
-
+MAX_LEARNING_RATE: float = settable_fields(RunConfig)["learning_rate"].metadata["at_most"]
 MAX_DRAWS = 1000
 
 
@@ -99,10 +97,10 @@ class SearchSpace:
         return point
 
     def rounded(self, learning_rate: float) -> float:
-        """Three digits, as one would type it, and inside the space."""
+        """Three digits, and inside the space."""
         assert self.learning_rates is not None
         low, high = self.learning_rates
-        return min(max(float(f"{learning_rate:.3g}"), low), high)
+        return min(max(three_digits(learning_rate), low), high)
 
     def settings(self, point: Point) -> dict[str, Any]:
         """The settings of a run that `point` stands for."""
@@ -134,52 +132,63 @@ def make_space(
     """The space that the settings ask for around the recipe's own run, and the default points left out of it.
 
     Raises:
-        ConfigError: a point asked for that cannot run.
+        ConfigError: a point asked for that cannot run, or no point that can.
     """
-    least = 2 if has_batch_norm else 1
-    batches = tune.batch_sizes or tuple(max(least, round(base.batch_size * factor)) for factor in BATCH_FACTORS)
-    if batches[0] < least:
-        rule = f"the BatchNorm of {base.model} cannot normalise over one picture"
-        raise ConfigError("batch_sizes", as_text(batches), rule, "Use 2 or more")
+    batches = tune.batch_sizes or default_batch_sizes(base.batch_size, has_batch_norm)
     steps = tune.accumulation_choices or ACCUMULATION_CHOICES
-    too_large = [(b, k) for b in dict.fromkeys(batches) for k in steps if b * k > train_images]
-    # A default that does not fit is left out. What was asked for is not: both lists, or one with the other's least.
-    asked = [
-        (b, k)
-        for b, k in too_large
-        if (tune.batch_sizes and (tune.accumulation_choices or k == steps[0]))
-        or (tune.accumulation_choices and not tune.batch_sizes and b == batches[0])
-    ]
-    if asked:
-        batch, step = asked[0]
-        rule = f"{batch} x {step} steps is an effective batch larger than the {train_images} training pictures"
-        given = ("batch_sizes", batches) if tune.batch_sizes else ("accumulation_choices", steps)
-        raise ConfigError(given[0], as_text(given[1]), rule, "Leave out the large values")
-    rate = base.learning_rate
+    require_trainable_batch(base.model, batches[0], has_batch_norm, name="batch_sizes", given=as_text(batches))
+    for batch, step in asked_pairs(tune, batches, steps):
+        if batch * step > train_images:
+            rule = f"{batch} x {step} steps is an effective batch larger than the {train_images} training pictures"
+            name, given = ("batch_sizes", batches) if tune.batch_sizes else ("accumulation_choices", steps)
+            raise ConfigError(name, as_text(given), rule, "Leave out the large values")
     space = SearchSpace(
-        batch_sizes=tuple(dict.fromkeys(batches)),
+        batch_sizes=batches,
         accumulation_choices=steps,
-        learning_rates=(_short(rate / LEARNING_RATE_SPAN), min(_short(rate * LEARNING_RATE_SPAN), MAX_LEARNING_RATE))
-        if tune.search_learning_rate
-        else None,
+        learning_rates=learning_rates_around(base.learning_rate) if tune.search_learning_rate else None,
         technique_sets=tuple(technique_sets),
         max_effective_batch=train_images,
     )
     if not space.grid:
         rule = f"no point has an effective batch within the {train_images} training pictures"
         raise ConfigError("batch_sizes", as_text(batches), rule, "Give smaller batch_sizes")
-    return space, [f"{batch} x {step}" for batch, step in too_large]
+    pairs = itertools.product(batches, steps)
+    return space, [f"{batch} x {step}" for batch, step in pairs if batch * step > train_images]
+
+
+def default_batch_sizes(recipe: int, has_batch_norm: bool) -> tuple[int, ...]:
+    """Half, one, two and four times the recipe's batch size, each once and none that cannot be trained on."""
+    least = least_batch_size(has_batch_norm)
+    return tuple(dict.fromkeys(max(least, round(recipe * factor)) for factor in BATCH_FACTORS))
+
+
+def asked_pairs(tune: TuneConfig, batches: Sequence[int], steps: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The (batch size, accumulation steps) that a user asked for; every other pair is a default, which may be left out.
+
+    A value that was typed is asked for with each that was typed for the other list, or with the least of its defaults.
+    """
+    if tune.batch_sizes or tune.accumulation_choices:
+        of_batches = batches if tune.batch_sizes else batches[:1]
+        of_steps = steps if tune.accumulation_choices else steps[:1]
+        yield from itertools.product(of_batches, of_steps)
+
+
+def learning_rates_around(rate: float) -> tuple[float, float]:
+    """The lowest and the highest learning rate of a search around the recipe's, of three digits each."""
+    low, high = three_digits(rate / LEARNING_RATE_SPAN), three_digits(rate * LEARNING_RATE_SPAN)
+    return low, min(high, MAX_LEARNING_RATE)
 
 
 def in_words(point: Point) -> str:
     """`batch 64 x 2, learning rate 0.003, amp:bf16`."""
     switches = [name for name, value in point.items() if value is True]
-    parts = [f"batch {point['batch_size']} x {point['accumulation_steps']}"]
+    parts = [batch_in_words(point["batch_size"], point["accumulation_steps"])]
     parts += [f"learning rate {point['learning_rate']:g}"] if "learning_rate" in point else []
     if any(isinstance(value, bool) for value in point.values()):
         parts.append("+".join(switches) or "no technique")
     return ", ".join(parts)
 
 
-def _short(number: float) -> float:
+def three_digits(number: float) -> float:
+    """As one would type it."""
     return float(f"{number:.3g}")

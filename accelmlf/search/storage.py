@@ -80,7 +80,7 @@ def sqlite_lock(url: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def storage_errors(url: str, *more: type[Exception]) -> Iterator[None]:
+def study_errors(url: str, *more: type[Exception]) -> Iterator[None]:
     """Whatever the storage raises as one error that names it (without its password)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -91,7 +91,7 @@ def storage_errors(url: str, *more: type[Exception]) -> Iterator[None]:
         except Exception as error:
             if not isinstance(error, (SQLAlchemyError, OptunaError, *more)):
                 raise
-            text = f"{type(error).__name__}: {error}".partition("\n")[0]
+            text = f"{type(error).__name__}: {error}".partition("\n")[0].strip()
             for secret in _secrets(make_url(url)):
                 text = text.replace(secret, "***")
             remedy = "Check that the database is there and writable, that its driver is installed and its version fits"

@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from accelmlf.errors import StudyError
 from accelmlf.machine.processes import identity, is_gone
 from accelmlf.search.space import Point, SearchSpace
-from accelmlf.search.storage import OPENING_ERRORS, sqlite_lock, storage_errors
+from accelmlf.search.storage import OPENING_ERRORS, sqlite_lock, study_errors
 from accelmlf.search.trials import COME_AGAIN, FINISHED_OUTCOMES, KILLED, TrialRecord
 
 HEARTBEAT_S = 30
@@ -37,7 +37,7 @@ def open_study(url: str, name: str, facts: Mapping[str, str]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     is_sqlite = make_url(url).get_backend_name() == "sqlite"
-    with storage_errors(url, *OPENING_ERRORS), sqlite_lock(url):
+    with study_errors(url, *OPENING_ERRORS), sqlite_lock(url):
         storage = RDBStorage(
             url,
             engine_kwargs={"connect_args": {"timeout": SQLITE_PATIENCE_S}} if is_sqlite else None,
@@ -87,7 +87,7 @@ def mend(study: optuna.Study, url: str, space: SearchSpace) -> None:
         tried_again = _retried_numbers(study.get_trials(deepcopy=False))
         for trial in study.get_trials(states=(TrialState.FAIL,)):
             is_first = not RetryHeartbeatStaleTrialCallback.retry_history(trial)
-            had_point = point_of(trial, space) is not None
+            had_point = chosen_point(trial, space) is not None
             if is_first and had_point and _outcome(trial) == KILLED and trial.number not in tried_again:
                 _second_try(study, trial)
 
@@ -125,7 +125,7 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> Point:
     }
 
 
-def point_of(trial: FrozenTrial, space: SearchSpace) -> Point | None:
+def chosen_point(trial: FrozenTrial, space: SearchSpace) -> Point | None:
     """The whole point of a trial; None while it has none."""
     params = trial.params
     return {name: params[name] for name in space.names} if set(space.names) <= set(params) else None
@@ -139,14 +139,14 @@ def seen_points(study: optuna.Study, space: SearchSpace, before: int | None = No
     trials = study.get_trials(deepcopy=False)
     tried_again = _retried_numbers(trials)  # a killed trial hands its point on to its second try
     kept = [trial for trial in trials[:before] if trial.user_attrs.get("outcome") not in COME_AGAIN]
-    points = [point_of(trial, space) for trial in kept if trial.number not in tried_again]
+    points = [chosen_point(trial, space) for trial in kept if trial.number not in tried_again]
     return [point for point in points if point is not None]
 
 
 def interrupted_points(study: optuna.Study, space: SearchSpace) -> list[Point]:
     """Points of trials that were told to end, or whose budget did."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    points = [point_of(trial, space) for trial in trials if trial.user_attrs.get("outcome") == "interrupted"]
+    points = [chosen_point(trial, space) for trial in trials if trial.user_attrs.get("outcome") == "interrupted"]
     return [point for point in points if point is not None]
 
 
@@ -195,7 +195,7 @@ def _record(trial: FrozenTrial, space: SearchSpace) -> TrialRecord:
     done = trial.state in FINISHED
     return TrialRecord(
         number=trial.number,
-        point=point_of(trial, space),
+        point=chosen_point(trial, space),
         outcome=outcome,
         time_to_accuracy_s=trial.value if outcome == "completed" else None,
         best_accuracy=attrs.get("best_accuracy") if done else None,

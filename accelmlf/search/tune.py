@@ -16,8 +16,9 @@ from accelmlf.search.result import Result, draw, write_tables
 from accelmlf.search.settings import DEFAULT_STORAGE, TuneConfig
 from accelmlf.search.space import make_space
 from accelmlf.search.trials import times_s
-from accelmlf.search.worker import Search
+from accelmlf.search.worker import Worker
 from accelmlf.settings.recipes import resolve
+from accelmlf.settings.run import batch_in_words
 from accelmlf.text import say
 from accelmlf.tracking.store import tracking_uri
 from accelmlf.tracking.tags import SEARCH
@@ -44,33 +45,33 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     if dry_run:
         announce(plan, seen, name, url, kind, left_out)
         return
-    with opened(SEARCH, seen.device_key) as parent, storage.storage_errors(url):
+    with opened(SEARCH, seen.device_key) as parent, storage.study_errors(url):
         announce(plan, seen, name, url, kind, left_out)
         study = studies.open_study(url, name, facts)
         study.sampler = sampling.UnseenPoints(space, kind, space.point_of(seen.config), seen.config.seed)
         own = labels(plan, seen, {"name": name, "storage": url, "sampler": kind})
         parent.join(name, studies.study_id(study), *own)
         console = SearchConsole(int(min(tune.n_trials, space.size)), tune.timeout_s)
-        search_and_confirm(Search(study, url, plan, parent, console))
+        search_and_confirm(Worker(study, url, plan, parent, console))
 
 
-def search_and_confirm(search: Search) -> None:
+def search_and_confirm(worker: Worker) -> None:
     """The search, its confirmation, and what both leave in the parent run and on the console."""
     try:
-        search.run()
-        records = studies.records(search.study, search.plan.space)
+        worker.run()
+        records = studies.records(worker.study, worker.plan.space)
         confirmation: Confirmation | None = None
-        if times_s(records) and search.plan.tune.confirm_repeats:
-            confirmation = confirm(search.plan, records, search.family, search.console)
+        if times_s(records) and worker.plan.tune.confirm_repeats:
+            confirmation = confirm(worker.plan, records, worker.parent, worker.console)
     finally:
-        search.console.stop()
-    result = Result(search.plan, records, confirmation, search.ended_at)
+        worker.console.stop()
+    result = Result(worker.plan, records, confirmation, worker.ended_at)
     say(result.as_text())
-    search.study.set_user_attr("outcome", result.outcome)
-    search.family.log_result(result.params(), result.metrics(), result.outcome, result.tags())
+    worker.study.set_user_attr("outcome", result.outcome)
+    worker.parent.log_result(result.params(), result.metrics(), result.outcome, result.tags())
     for write in (write_tables, draw):  # a picture that fails takes no table with it
-        search.family.run.log_written(write, result, search.study)
-    say(f"tables and pictures (scripts/ui serves them): {search.family.run.files_url()}")
+        worker.parent.run.log_written(write, result, worker.study)
+    say(f"tables and pictures (scripts/ui serves them): {worker.parent.run.files_url()}")
 
 
 def announce(plan: Plan, seen: Preflight, name: str, url: str, kind: str, left_out: list[str]) -> None:
@@ -85,5 +86,5 @@ def announce(plan: Plan, seen: Preflight, name: str, url: str, kind: str, left_o
     for technique in seen.skipped:
         say(f"  left out: {technique.label} ({technique.reason})")
     say(f"  {'sampler':<18}  {kind} ({many}, n_trials {tune.n_trials})")
-    say(f"  {'recipe':<18}  batch {base.batch_size} x {base.accumulation_steps}, techniques {base.techniques}")
+    say(f"  {'recipe':<18}  {batch_in_words(base.batch_size, base.accumulation_steps)}, techniques {base.techniques}")
     say(f"  {'study':<18}  {name} in {storage.shown(url)}")

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import from_recipe, setting, text_of
 from accelmlf.settings.technique_list import TechniqueList
 
@@ -72,3 +73,26 @@ class RunConfig:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["effective_batch_size"] = self.effective_batch_size
         return {name: text_of(name, value, RunConfig) for name, value in values.items()}
+
+
+def batch_in_words(batch_size: object, accumulation_steps: object) -> str:
+    """`batch 64 x 2`: pictures per forward pass, and forward passes per optimizer step; numbers or their texts."""
+    return f"batch {batch_size} x {accumulation_steps}"
+
+
+def least_batch_size(has_batch_norm: bool) -> int:
+    """The smallest batch that a network can train on: BatchNorm has no variance over one picture."""
+    return 2 if has_batch_norm else 1
+
+
+def require_trainable_batch(
+    model: str, batch_size: int, has_batch_norm: bool, *, name: str = "batch_size", given: object = None
+) -> None:
+    """Refuse a batch that the BatchNorm of `model` cannot normalise. `name`, `given`: the setting that has it.
+
+    Raises:
+        ConfigError: the batch is too small.
+    """
+    if batch_size < (least := least_batch_size(has_batch_norm)):
+        rule = f"the BatchNorm of {model} cannot normalise over one picture"
+        raise ConfigError(name, batch_size if given is None else given, rule, f"Use {least} or more")

@@ -23,11 +23,6 @@ class ParentRun:
         self.run, self.kind, self.store = run, kind, run.store
         self.study = self.study_id = ""
 
-    @property
-    def parent(self) -> MlflowRun:
-        """Of the search's worker, until it says `run`."""
-        return self.run
-
     def claim(self, name: str | None = None) -> None:
         """Say whose the run is, before anything else; close those of its kind whose process was killed.
 

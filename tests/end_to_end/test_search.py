@@ -28,6 +28,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from accelmlf.cli import main
+from accelmlf.search.console import SearchConsole
 from accelmlf.search.study import sign
 from tests.many_runs.makers import serving
 
@@ -747,7 +748,7 @@ def test_a_trial_whose_process_alone_is_killed_is_tried_once_more_and_a_small_gr
     assert parent.data.metrics["finished_trials"] == 2
 
 
-def test_n_trials_counts_what_every_worker_has_finished(cli: Cli) -> None:
+def test_n_trials_counts_what_every_worker_has_finished(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = QUICK | {"batch_sizes": "16,32,64"}
     assert cli(settings | {"n_trials": "1"}).code == 0
     study = study_here()
@@ -761,16 +762,19 @@ def test_n_trials_counts_what_every_worker_has_finished(cli: Cli) -> None:
     others = study.ask(kinds)
     sign(others)
 
-    def other_worker_ends() -> None:
+    say_waiting = SearchConsole.waiting
+
+    def other_worker_ends(console: SearchConsole, running: int) -> None:
+        """As soon as this one waits for it, however long it took to get there."""
+        say_waiting(console, running)
         for name, value in {"outcome": "pruned", "train_s": 9.0, "epochs": 1, "best_accuracy": 0.1}.items():
             others.set_user_attr(name, value)
         others.report(0.9, 1)
         study.tell(others, state=TrialState.PRUNED)
 
-    timer = threading.Timer(4, other_worker_ends)
-    timer.start()
-    ended = cli(settings | {"n_trials": "2"})
-    timer.join()
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchConsole, "waiting", other_worker_ends)
+        ended = cli(settings | {"n_trials": "2"})
     assert ended.code == 0, ended.err
     assert "waiting for 1 trial of other workers" in ended.out
     assert [trial.state for trial in study_here().trials] == [TrialState.COMPLETE, TrialState.PRUNED]

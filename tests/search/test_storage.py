@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from accelmlf.errors import ConfigError, StudyError, redact
-from accelmlf.search.storage import is_same_database, shown, sqlite_lock, storage_errors, storage_url
+from accelmlf.search.storage import is_same_database, shown, sqlite_lock, storage_url, study_errors
 from accelmlf.search.study import open_study
 
 FACTS = {"model": "resnet50"}
@@ -67,22 +67,22 @@ def test_a_password_from_the_environment_is_used_and_never_shown(storage: str, m
 
 def test_an_error_of_the_storage_later_on_hides_the_password_too() -> None:
     storage = f"postgresql://user:{CANARY}@host/db"
-    with pytest.raises(StudyError) as caught, storage_errors(storage):
+    with pytest.raises(StudyError) as caught, study_errors(storage):
         raise SQLAlchemyError(f"lost the connection to {storage}\nand more")
     assert CANARY not in str(caught.value)
     assert "lost the connection to postgresql://***@host/db" in str(caught.value)
 
 
 def test_an_error_that_is_not_the_storage_s_is_not_told_as_one() -> None:
-    with pytest.raises(OSError, match="elsewhere"), storage_errors("sqlite:///x.db"):
+    with pytest.raises(OSError, match="elsewhere"), study_errors("sqlite:///x.db"):
         raise OSError("elsewhere")
-    with pytest.raises(StudyError), storage_errors("sqlite:///x.db", OSError):
+    with pytest.raises(StudyError), study_errors("sqlite:///x.db", OSError):
         raise OSError("elsewhere")
 
 
 def test_an_error_of_ours_passes_the_storage_as_it_is() -> None:
     error = ConfigError("epochs", 0, "too few", "Use 1")
-    with pytest.raises(ConfigError) as caught, storage_errors("sqlite:///x.db"):
+    with pytest.raises(ConfigError) as caught, study_errors("sqlite:///x.db"):
         raise error
     assert caught.value is error
 
