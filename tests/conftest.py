@@ -9,6 +9,8 @@ import pytest
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Processes that are started in other folders find the package: Python 3.11's fork server does not take over sys.path.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 for name in [name for name in os.environ if name.startswith("MLFLOW_") and name.endswith(("_ID", "_NAME", "_URI"))]:
     del os.environ[name]
 

@@ -25,7 +25,6 @@ from accelmlf.run.workload import Workload
 MAX_SKIPPED_STEPS = 20
 """A gradient scaler finds its scale within some steps; more without one applied is divergence."""
 
-
 MicroBatch = tuple[Batch, float, bool]
 """A batch on the device, its share of its optimizer step, and whether it ends that step."""
 

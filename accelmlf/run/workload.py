@@ -41,6 +41,7 @@ class Workload:
 
 
 def load_data(config: RunConfig) -> Splits:
+    """The training, validation and test sets of a run."""
     return load_splits(
         config.dataset,
         config.data_dir,
@@ -52,6 +53,7 @@ def load_data(config: RunConfig) -> Splits:
 
 
 def dataset_record(config: RunConfig, splits: Splits) -> DatasetRecord:
+    """What identifies the data of a run, for whoever records it."""
     source = "scikit-learn load_digits" if config.dataset == "digits" else str(Path(config.data_dir).resolve())
     return DatasetRecord(config.dataset, splits.digest, source, splits.sizes())
 
@@ -91,6 +93,7 @@ def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weigh
 
 
 def loader_for(config: RunConfig, source: Source, techniques: TechniqueStack, *, shuffled: bool) -> BatchLoader:
+    """The loader of one set: `shuffled` and augmented for training, in order and as it is for evaluation."""
     plan = BatchPlan(len(source), config.batch_size, seed=config.seed, shuffled=shuffled)
     transform = PictureTransform(AUGMENTATIONS[config.augmentation], config.image_size, config.normalisation)
     return make_loader(source, plan, transform, pipeline=config.pipeline, **techniques.loader_options())

@@ -12,7 +12,7 @@ from accelmlf.text import say
 
 
 class SearchConsole(RunsConsole):
-    """RunClock of a search. The time that is left is by the trials so far, or by the budget where that is less."""
+    """Progress of a search. The time that is left is by the trials so far, or by the budget where that is less."""
 
     def __init__(self, n_trials: int, timeout_s: float | None) -> None:
         super().__init__()

@@ -41,6 +41,22 @@ def test_an_epoch_synchronises_once_at_each_end_and_never_in_between() -> None:
     assert list(epochs[0].cost.phases_s) == list(PHASES)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_stretch_synchronises_once_at_each_end_and_never_in_between(steps: int) -> None:
+    device = FakeDevice()
+    work = replace(make_work(make_config(accumulation_steps=2)), meter=Meter(device))
+    batches, num_batches = micro_batches(work, 1), 0
+    assert device.calls == []
+    while (stretch := train_stretch(work, batches, steps)).steps:
+        marks = device.calls[2:-2]
+        assert device.calls == ["synchronize", "now", *marks, "synchronize", "now"]
+        assert set(marks) == {"mark"}
+        num_batches += (len(marks) - 1) // len(PHASES)
+        assert list(stretch.cost.phases_s) == list(PHASES)
+        device.calls.clear()
+    assert num_batches == len(work.train.plan)
+
+
 def test_real_phases_add_up_on_a_cpu() -> None:
     config = make_config()
     work = make_work(config)
@@ -105,6 +121,9 @@ def test_no_value_is_read_from_the_device_inside_an_epoch(techniques: str) -> No
     work = make_work(make_config(techniques=techniques, accumulation_steps=2))
     with NoReads():
         train_stretch(work, micro_batches(work, 1))
+        in_parts = micro_batches(work, 2)
+        while train_stretch(work, in_parts, steps=2).steps:
+            pass
         with pytest.raises(AssertionError, match="reads a value"):
             evaluate(work, work.validation)
 
