@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
 from accelmlf.errors import AccelmlfError, ConfigError, DiskError, TrackingError, recognise
@@ -46,25 +46,33 @@ class Store:
         return store_errors(self.uri)
 
     def own_experiment(self) -> str:
-        """The id of the experiment that MLflow's variables name, or of this project's own; made if it is not there."""
+        """The id of the experiment that MLflow's variables name, or of this project's own; made if it is not there.
+
+        Raises:
+            ConfigError: they name two different ones.
+        """
+        given, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{by}") for by in ("ID", "NAME"))
         with self.errors():
-            if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-                experiment_id: str = self.client.get_experiment(given).experiment_id
-                return experiment_id
-            name = experiment_name()
-            if (found := self.client.get_experiment_by_name(name)) is None:
-                try:
-                    created: str = self.client.create_experiment(name)
-                    return created
-                except MlflowException:  # another process was faster
-                    found = self.client.get_experiment_by_name(name)
-                    if found is None:
-                        raise
+            found = self.client.get_experiment(given) if given else self._made(experiment_name())
             if found.lifecycle_stage != "active":
                 remedy = f"To restore it: mlflow experiments restore -x {found.experiment_id}"
-                raise TrackingError("MLFLOW_EXPERIMENT_NAME", name, "that experiment was deleted", remedy)
-            found_id: str = found.experiment_id
-            return found_id
+                raise TrackingError("experiment", found.name, "that experiment was deleted", remedy)
+            if name and found.name != name:
+                rule = f"that experiment is called {found.name}, and MLFLOW_EXPERIMENT_NAME says {name}"
+                raise ConfigError("MLFLOW_EXPERIMENT_ID", given, rule, "Set one of the two")
+            experiment_id: str = found.experiment_id
+            return experiment_id
+
+    def _made(self, name: str) -> Experiment:
+        """The experiment of that name, by this process or by another one."""
+        if found := self.client.get_experiment_by_name(name):
+            return found
+        try:
+            return self.client.get_experiment(self.client.create_experiment(name))
+        except MlflowException:  # another process was faster
+            if found := self.client.get_experiment_by_name(name):
+                return found
+            raise
 
     def experiments(self) -> dict[str, str]:
         """Id -> name of all that are not deleted."""

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from accelmlf import __version__
 from accelmlf.errors import AccelmlfError, ConfigError, DataError, DeviceError
 from accelmlf.machine.devices import device_key
+from accelmlf.machine.facts import DECIDES_SPEED
 from accelmlf.machine.isolation import call
 from accelmlf.many_runs.child_run import start_server
-from accelmlf.many_runs.preflight import look
+from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of, look
 from accelmlf.run.one_run import one_run
 from accelmlf.run.plan import settle
 from accelmlf.run.tracker import MemoryTracker
@@ -174,3 +176,44 @@ def test_looking_at_a_gpu_leaves_it_alone_in_the_process_that_asked() -> None:
     assert seen.device_key == str(torch.cuda.get_device_properties(0).uuid)
     process = [sys.executable, "-c", ASKING]
     assert subprocess.run(process, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() == ["False"]
+
+
+# --- what all runs of a study have in common ---
+
+
+def test_the_facts_of_a_study_are_its_settings_its_data_its_machine_and_the_versions(seen: Preflight) -> None:
+    facts, settings = common_facts(seen), seen.config.as_texts()
+    free = {"save_model", "data_dir", "device", "arm", "effective_batch_size"}
+    assert {name for name in settings if name not in facts} == free
+    assert all(facts[name] == text for name, text in settings.items() if name not in free)
+    hardware = seen.environment["hardware"]
+    assert {name: text for name, text in facts.items() if name not in settings} == {
+        "cpu": hardware["cpu"],
+        "cpu_threads_used": str(hardware["cpu_threads_used"]),
+        "torch": seen.environment["versions"]["torch"],
+        "data": seen.data_digest,
+        "device_type": "cpu",
+        "accelmlf": __version__,
+    }
+
+
+def test_what_a_study_varies_by_itself_is_none_of_its_facts(seen: Preflight) -> None:
+    varied = {"seed", "batch_size", "techniques"}
+    assert common_facts(seen).keys() - common_facts(seen, without=varied).keys() == varied
+
+
+@pytest.mark.parametrize("fact", DECIDES_SPEED)
+def test_another_machine_has_other_facts(seen: Preflight, fact: str) -> None:
+    part, name = fact.split(".")
+    part = {"version": "versions"}.get(part, part)
+    other = replace(seen, environment={**seen.environment, part: {**seen.environment[part], name: "another"}})
+    assert common_facts(other) == common_facts(seen) | {name: "another"}
+    memory = {**seen.environment["hardware"], "memory_gib": 1.0}  # the control
+    assert common_facts(replace(seen, environment={**seen.environment, "hardware": memory})) == common_facts(seen)
+
+
+def test_the_digest_of_facts_depends_on_all_of_them_and_not_on_their_order() -> None:
+    facts = {"b": "1", "a": {"d": 2, "c": 3}}
+    assert digest_of(facts) == digest_of({"a": {"c": 3, "d": 2}, "b": "1"})
+    assert digest_of(facts) == "a79202a770a191b6577838d18cc9f0eaf6b489e176bafff537def6f11fbdff7d"
+    assert digest_of(facts) != digest_of(facts | {"b": "2"})

@@ -183,6 +183,30 @@ def test_runs_go_to_the_experiment_that_mlflow_s_variables_name_or_to_this_proje
         assert run.experiment_id == found
 
 
+def test_an_experiment_that_was_deleted_is_named_with_the_way_back(
+    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"deleted-{uuid.uuid4().hex}"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+    experiment_id = Store(store).own_experiment()
+    store.delete_experiment(experiment_id)
+    with pytest.raises(TrackingError, match=f"restore -x {experiment_id}"):
+        Store(store).own_experiment()
+    store.restore_experiment(experiment_id)
+    assert Store(store).own_experiment() == experiment_id
+
+
+def test_an_id_and_a_name_of_two_experiments_are_an_error(
+    store: mlflow.MlflowClient, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    with pytest.raises(ConfigError, match=f"^MLFLOW_EXPERIMENT_ID={experiment}: that experiment is called stored-"):
+        Store(store).own_experiment()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", store.get_experiment(experiment).name)  # the control
+    assert Store(store).own_experiment() == experiment
+
+
 def test_an_experiment_that_is_named_by_an_id_nobody_knows_is_an_error_of_the_store(
     store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
