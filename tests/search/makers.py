@@ -81,7 +81,8 @@ def add_trial(
     seconds: float | None = None,
     *,
     batch_size: int = 8,
-    **attrs: str,
+    accumulation_steps: int = 1,
+    **attrs: Any,
 ) -> None:
     """A trial that has ended; with the outcome target_not_reached it missed the target."""
     missed_by = 0.1 if attrs.get("outcome") == "target_not_reached" else 0.0
@@ -89,7 +90,7 @@ def add_trial(
         create_trial(
             state=state,
             value=seconds,
-            params={"batch_size": batch_size, "accumulation_steps": 1},
+            params={"batch_size": batch_size, "accumulation_steps": accumulation_steps},
             distributions=distributions(space),
             user_attrs=attrs,
             constraints={TARGET: missed_by} if state == TrialState.COMPLETE else None,
