@@ -191,5 +191,6 @@ def _pyplot() -> Iterator[Any]:
 
 
 def value_of(trial: optuna.trial.FrozenTrial) -> float:
+    """The objective value of a finished trial, in seconds."""
     assert trial.value is not None
     return trial.value
