@@ -13,6 +13,7 @@ from accelmlf.machine import signals
 from accelmlf.report.settings import ReportConfig
 from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
 from accelmlf.settings.recipes import model_names, resolve
+from accelmlf.tracking.settings import UiConfig
 
 Given = Mapping[str, Any]
 
@@ -28,6 +29,8 @@ class EntryPoint:
     """Its own settings, beside those of runs."""
     takes_runs: bool = True
     """Whether it takes the settings of runs."""
+    in_project: bool = True
+    """Whether MLproject has it: what makes a run can be started by MLflow."""
     set_by_itself: Mapping[str, str] = field(default_factory=dict)
     """Settings of runs that it sets, and what to give instead."""
     defaults: Given = field(default_factory=dict)
@@ -43,8 +46,9 @@ def train(_: None, given: Given, dry_run: bool) -> None:
         return
     with signals.held():
         from accelmlf.run.one_run import one_run
+        from accelmlf.tracking.store import open_store
         from accelmlf.tracking.tracker import MlflowTracker
-    one_run(config, MlflowTracker(), started_s=PROCESS_STARTED_S)
+    one_run(config, MlflowTracker(open_store()), started_s=PROCESS_STARTED_S)
 
 
 def tune(settings: TuneConfig, given: Given, dry_run: bool) -> None:
@@ -63,6 +67,12 @@ def report(settings: ReportConfig, _: Given, __: bool) -> None:
     with signals.held():
         from accelmlf.report.report import run_report
     run_report(settings)
+
+
+def ui(settings: UiConfig, _: Given, __: bool) -> None:
+    with signals.held():
+        from accelmlf.tracking.ui import run_ui
+    run_ui(settings)
 
 
 FIRST_MODEL = {"model": model_names()[0]}
@@ -96,5 +106,12 @@ ENTRY_POINTS = {
         start=report,
         record=ReportConfig,
         takes_runs=False,
+    ),
+    "ui": EntryPoint(
+        does="Serve the MLflow UI on the local store, and print the link that opens this project's charts.",
+        start=ui,
+        record=UiConfig,
+        takes_runs=False,
+        in_project=False,
     ),
 }

@@ -9,6 +9,8 @@ import pytest
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Processes that are started in other folders find the package: Python 3.11's fork server does not take over sys.path.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 for name in [name for name in os.environ if name.startswith("MLFLOW_") and name.endswith(("_ID", "_NAME", "_URI"))]:
     del os.environ[name]
 
@@ -50,14 +52,12 @@ def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def store(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+def store(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
     """The store as the one that runs are tracked in; artifacts go to the test's folder."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(store_uri)
-    yield mlflow.MlflowClient(store_uri)
-    if mlflow.active_run():
-        mlflow.end_run()
+    return mlflow.MlflowClient(store_uri)
 
 
 @pytest.fixture(autouse=True)

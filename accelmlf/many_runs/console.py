@@ -20,7 +20,7 @@ def left_in_words(started_s: float, done: int, total: int) -> str:
 
 
 class RunsConsole:
-    """RunClock of one run after the other."""
+    """Progress of one run after the other."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] = tqdm(disable=True)

@@ -8,11 +8,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from accelmlf.data.augmentation import AUGMENTATIONS, PictureTransform
-from accelmlf.data.batches import BatchPlan
+from accelmlf.data.batches import BatchPlan, num_steps
 from accelmlf.data.loading import BatchLoader, make_loader
 from accelmlf.data.pictures import Source
 from accelmlf.data.splits import Splits, load_splits
-from accelmlf.measure.cost import EpochMeter, meter_for
+from accelmlf.measure.cost import Meter, meter_for
 from accelmlf.measure.records import DatasetRecord
 from accelmlf.models.families import build_model, has_batch_norm
 from accelmlf.run.optimization import SCHEDULES, Schedule, build_optimizer
@@ -30,16 +30,18 @@ class Workload:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     clip_norm: float | None
+    accumulation_steps: int
     techniques: TechniqueStack
     train: BatchLoader
     validation: BatchLoader
     test: BatchLoader
     num_classes: int
-    meter: EpochMeter
+    meter: Meter
     device: torch.device
 
 
 def load_data(config: RunConfig) -> Splits:
+    """The training, validation and test sets of a run."""
     return load_splits(
         config.dataset,
         config.data_dir,
@@ -51,6 +53,7 @@ def load_data(config: RunConfig) -> Splits:
 
 
 def dataset_record(config: RunConfig, splits: Splits) -> DatasetRecord:
+    """What identifies the data of a run, for whoever records it."""
     source = "scikit-learn load_digits" if config.dataset == "digits" else str(Path(config.data_dir).resolve())
     return DatasetRecord(config.dataset, splits.digest, source, splits.sizes())
 
@@ -70,7 +73,7 @@ def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weigh
         options=techniques.optimizer_options(),
     )
     train = loader_for(config, splits.train, techniques, shuffled=True)
-    steps_per_epoch = -(-len(train.plan) // config.accumulation_steps)
+    steps_per_epoch = num_steps(len(train.plan), config.accumulation_steps)
     factors = pick(SCHEDULES, config.schedule, "schedule")(steps_per_epoch * config.epochs, steps_per_epoch)
     return Workload(
         model=model,
@@ -78,6 +81,7 @@ def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weigh
         schedule=Schedule(optimizer, factors),
         scaler=techniques.gradient_scaler(),
         clip_norm=config.clip_norm,
+        accumulation_steps=config.accumulation_steps,
         techniques=techniques,
         train=train,
         validation=loader_for(config, splits.validation, techniques, shuffled=False),
@@ -89,6 +93,7 @@ def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weigh
 
 
 def loader_for(config: RunConfig, source: Source, techniques: TechniqueStack, *, shuffled: bool) -> BatchLoader:
+    """The loader of one set: `shuffled` and augmented for training, in order and as it is for evaluation."""
     plan = BatchPlan(len(source), config.batch_size, seed=config.seed, shuffled=shuffled)
     transform = PictureTransform(AUGMENTATIONS[config.augmentation], config.image_size, config.normalisation)
     return make_loader(source, plan, transform, pipeline=config.pipeline, **techniques.loader_options())

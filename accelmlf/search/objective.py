@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from accelmlf.errors import AccelmlfError, Interrupted, ProcessKilledError
 from accelmlf.machine import signals
-from accelmlf.many_runs.child_run import TimedRun, is_fatal
+from accelmlf.many_runs.child_run import is_fatal, train_child
 from accelmlf.measure.records import EpochMetrics, RunSummary
 from accelmlf.search.console import SearchConsole
 from accelmlf.search.one_trial import TrialFailedError
@@ -20,8 +20,8 @@ from accelmlf.search.plan import Plan
 from accelmlf.search.space import Point, in_words
 from accelmlf.search.study import FINISHED, TARGET_CONSTRAINT, best_time_s, chosen_point, seen_points, sign, suggest
 from accelmlf.settings.run import RunConfig
-from accelmlf.tracking.parent_run import Family
-from accelmlf.tracking.tags import TRIAL
+from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.tags import TRIAL, TRIAL_NUMBER
 
 POLL_S = 0.2
 SETTLING_S = 10.0
@@ -34,7 +34,7 @@ class Objective:
 
     study: optuna.Study
     plan: Plan
-    family: Family
+    parent: ParentRun
     console: SearchConsole
     deadline_s: float
     """On time.monotonic(): the end of the budget, after which a trial ends with its epoch; infinite without one."""
@@ -107,19 +107,11 @@ class Objective:
             AccelmlfError, Interrupted: what ended it.
         """
         name = f"trial {trial.number}: {in_words(point)}"
-        run_id = self.family.start_child(name, TRIAL, {"accelmlf.trial": str(trial.number)})
+        run_id = self.parent.start_child(name, TRIAL, {TRIAL_NUMBER: str(trial.number)})
         trial.set_user_attr("run_id", run_id)  # where this process is killed, the next one closes the run
         self.console.begins(f"trial {trial.number}", in_words(point), config.epochs)
-        try:
-            summary = TimedRun(config, run_id, self.plan.device_key, read_test=False).train(stop_early)
-        except (AccelmlfError, Interrupted) as error:
-            if isinstance(error, Interrupted):
-                signals.ignore_from_now_on()
-            with suppress(AccelmlfError):  # what the store says does not take the place of what ended the run
-                self.family.end_child(run_id, error.outcome, str(error))
-            raise
-        self.family.end_child(run_id, summary.outcome)
-        return summary
+        key = self.plan.device_key
+        return train_child(self.parent, run_id, config, key, stop_early=stop_early, read_test=False)
 
     def reason_to_stop(self, epoch: EpochMetrics, config: RunConfig) -> str | None:
         """Pruning that is exact: past the best finished time, a trial of the same seed can no longer win."""

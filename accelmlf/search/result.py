@@ -17,6 +17,7 @@ from accelmlf.search.trials import TrialRecord, times_s
 from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.fields import as_text
 from accelmlf.settings.run import RunConfig
+from accelmlf.tracking.tags import COMMAND, ENDED_AT, VERDICT, WINNER_COMMAND
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class Result:
         """The result in words, for the parent run."""
         own = {"model": self.plan.base.model, **as_given(TuneConfig, vars(self.plan.tune))}
         search = command_line("tune", own | as_given(RunConfig, {**self.plan.given, "model": None}))
-        tags = {"accelmlf.ended_at": self.ended_at, "accelmlf.verdict": self.verdict, "accelmlf.command": search}
+        tags = {ENDED_AT: self.ended_at, VERDICT: self.verdict, COMMAND: search}
         if self.winning_point is not None:
-            tags["accelmlf.winner_command"] = command_line(self.plan.base.model, self.winner_settings())
+            tags[WINNER_COMMAND] = command_line(self.plan.base.model, self.winner_settings())
         return tags
 
     def params(self) -> dict[str, str]:

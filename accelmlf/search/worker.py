@@ -17,7 +17,7 @@ from accelmlf.search.one_trial import Ended, TrialFailedError, run_one_trial
 from accelmlf.search.plan import Plan
 from accelmlf.search.study import FINISHED, finished, mend, records, seen_points
 from accelmlf.search.trials import KILLED, TrialRecord, times_s
-from accelmlf.tracking.parent_run import Family
+from accelmlf.tracking.parent_run import ParentRun
 
 POLL_S = 2.0
 
@@ -29,7 +29,7 @@ class Worker:
     study: optuna.Study
     storage: str
     plan: Plan
-    family: Family
+    parent: ParentRun
     console: SearchConsole
     deadline_s: float = field(init=False)
     """The end of the budget, on time.monotonic(); infinite without one."""
@@ -52,7 +52,7 @@ class Worker:
         found = self.records()
         self.console.goes_on(found)
         self.log_series(found, found)
-        objective = Objective(self.study, self.plan, self.family, self.console, self.deadline_s)
+        objective = Objective(self.study, self.plan, self.parent, self.console, self.deadline_s)
         while not self.is_over():
             ended = run_one_trial(self.study, objective)
             self.judge(ended)
@@ -98,7 +98,7 @@ class Worker:
             if record.outcome == KILLED and record.number not in known:
                 self.console.say(f"trial {record.number} was killed")
                 if record.run_id is not None:
-                    self.family.end_child(record.run_id, "interrupted", "its process was killed")
+                    self.parent.end_child(record.run_id, "interrupted", "its process was killed")
 
     def records(self) -> list[TrialRecord]:
         """The trials of all workers so far."""
@@ -136,4 +136,4 @@ class Worker:
             figures = own | {"best_time_to_accuracy_s": best_s}
             known = {name: value for name, value in figures.items() if value is not None}
             if known:
-                self.family.parent.log_metrics(known, record.number)
+                self.parent.run.log_metrics(known, record.number)

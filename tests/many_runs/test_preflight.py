@@ -12,7 +12,8 @@ import torch
 
 from accelmlf.errors import AccelmlfError, ConfigError, DataError, DeviceError
 from accelmlf.machine.devices import device_key
-from accelmlf.machine.isolation import call, start_server
+from accelmlf.machine.isolation import call
+from accelmlf.many_runs.child_run import start_server
 from accelmlf.many_runs.preflight import look
 from accelmlf.run.one_run import one_run
 from accelmlf.run.plan import settle

@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 
 from accelmlf.measure.cost import Cost
 from accelmlf.measure.quality import Quality
-from accelmlf.measure.records import EpochMetrics
+from accelmlf.measure.records import EpochMetrics, Position
 from accelmlf.search.confirmation import Candidate, Repeat
 from accelmlf.search.console import SearchConsole
 from accelmlf.search.objective import Objective
@@ -23,7 +23,8 @@ from accelmlf.search.worker import Worker
 from accelmlf.settings.fields import parse_setting
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.technique_list import TechniqueList
-from accelmlf.tracking.parent_run import Family
+from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tracker import MlflowRun
 
 PICTURES = 1_000
@@ -54,7 +55,7 @@ def make_epoch(number: int, accuracy: float, elapsed_s: float) -> EpochMetrics:
     labels = np.zeros(PICTURES, dtype=np.int64)
     predictions = (np.arange(PICTURES) >= round(accuracy * PICTURES)).astype(np.int64)
     quality = Quality(1.0, labels, predictions, num_classes=2)
-    return EpochMetrics(number, 1.0, 0.1, None, quality, Cost(1.0, {}, PICTURES), 0.5, elapsed_s)
+    return EpochMetrics(Position(number, elapsed_s), 1.0, 0.1, None, quality, Cost(1.0, {}, PICTURES), 0.5)
 
 
 GOAL, EPOCHS, BUDGET_S = 0.9, 10, 1_000.0
@@ -72,13 +73,13 @@ def make_worker(
     """One whose parent run is in no store."""
     tune = TuneConfig(n_trials=n_trials, timeout_s=timeout_s, batch_sizes=batches, accumulation_choices=(1,))
     plan = make_plan(tune, target_accuracy=GOAL, epochs=EPOCHS)
-    family = Family(MlflowRun("0" * 32, "0"), "search", study.study_name, "no-study-of-the-store")
-    return Worker(study, url, plan, family, SearchConsole(n_trials, timeout_s))
+    parent = ParentRun(MlflowRun(open_store(), "0" * 32, "0"), "search")
+    return Worker(study, url, plan, parent, SearchConsole(n_trials, timeout_s))
 
 
 def make_objective(study: optuna.Study, *, deadline_s: float = math.inf, n_trials: int = 20) -> Objective:
     worker = make_worker(study, n_trials=n_trials)
-    return Objective(study, worker.plan, worker.family, worker.console, deadline_s)
+    return Objective(study, worker.plan, worker.parent, worker.console, deadline_s)
 
 
 def add_trial(

@@ -28,6 +28,7 @@ from accelmlf.measure.records import EpochMetrics, RunSummary
 from accelmlf.run.clock import RunClock
 from accelmlf.search.objective import Objective
 from accelmlf.search.one_trial import Ended, TrialFailedError, run_one_trial
+from accelmlf.search.sampling import UnseenPoints
 from accelmlf.search.space import Point
 from accelmlf.search.study import TARGET_CONSTRAINT, best_time_s, chosen_point, open_study, records, seen_points
 from accelmlf.settings.run import RunConfig
@@ -54,7 +55,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    return open_study(url, next(names), FACTS)
+    """One whose trials have different points, as those of a search do."""
+    made = open_study(url, next(names), FACTS)
+    plan = make_objective(made).plan
+    made.sampler = UnseenPoints(plan.space, "grid", plan.space.point_of(plan.base), seed=0)
+    return made
 
 
 # --- when a trial is stopped ---
@@ -181,7 +186,8 @@ def replay(table: Table, order: list[int], rule: Rule) -> tuple[dict[int, str], 
 
 def sooner(objective: Objective, epoch: EpochMetrics, config: RunConfig) -> str | None:
     """A rule that is not exact: it prunes at 0.9 of the best."""
-    return objective.reason_to_stop(replace(epoch, elapsed_train_s=epoch.elapsed_train_s / 0.9), config)
+    later = replace(epoch.position, elapsed_train_s=epoch.elapsed_train_s / 0.9)
+    return objective.reason_to_stop(replace(epoch, position=later), config)
 
 
 def lost(tables: list[Table], chance: random.Random, rule: Rule) -> tuple[int, int]:
