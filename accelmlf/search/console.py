@@ -21,13 +21,13 @@ class SearchConsole(RunsConsole):
         self.told_waiting = 0
 
     def goes_on(self, records: Sequence[TrialRecord]) -> None:
-        """What an earlier start or another worker has done already."""
+        """How many trials earlier starts and other workers have finished already."""
         if done := sum(record.is_finished for record in records):
             left = "" if done < self.n_trials else ": nothing is left to search"
             say(f"{done} of {self.n_trials} trials are finished already{left}")
 
     def trial_ended(self, record: TrialRecord, records: Sequence[TrialRecord]) -> None:
-        """How it went, the best so far, and how long the search may still take."""
+        """How a trial went, the best so far, and how long the search may still take."""
         self.bar.close()
         done = [r for r in records if r.is_finished]
         winners = [r for r in done if r.time_to_accuracy_s is not None]
@@ -41,6 +41,7 @@ class SearchConsole(RunsConsole):
         say(f"  {in_short(record)}  {so_far}  {len(done)} of {self.n_trials} finished{left}")
 
     def left_s(self, done: Sequence[TrialRecord]) -> float:
+        """Seconds that the search may still take, by the mean of the trials that are done."""
         durations = [r.duration_s for r in done if r.duration_s is not None]
         by_trials_s = statistics.fmean(durations) * (self.n_trials - len(done)) if durations else 0.0
         if self.timeout_s is None:
@@ -48,6 +49,7 @@ class SearchConsole(RunsConsole):
         return max(0.0, min(by_trials_s, self.timeout_s - (time.monotonic() - self.started_s)))
 
     def waiting(self, running: int) -> None:
+        """Nothing is left to start here, but other workers still run trials; said once for each number of them."""
         if running != self.told_waiting:
             say(f"waiting for {running} trial{'s' * (running > 1)} of other workers")
         self.told_waiting = running

@@ -1,15 +1,13 @@
-"""Pictures of a search, drawn without a display."""
+"""Pictures of a search, drawn without a display. Matplotlib is imported when something is drawn."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import optuna
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 
 from accelmlf.errors import one_line
 from accelmlf.search.confirmation import Confirmation
@@ -18,11 +16,14 @@ from accelmlf.search.study import reached_target
 from accelmlf.search.trials import TrialRecord
 from accelmlf.text import say
 
-mpl.use("agg")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 UNKNOWN = ("running", "interrupted", "killed")
 """Outcomes that say nothing about a cell."""
 MISSED, PRUNED, FAILED, NOT_RUN = "#f2f2f2", "#e3ddd0", "#f3c9c9", "white"
+EDGE = "#9a9a9a"
+MISSED_HATCH, PRUNED_HATCH = "///", "..."
 
 
 def draw_time_to_accuracy(records: Sequence[TrialRecord], space: SearchSpace, target: float, path: Path) -> None:
@@ -30,48 +31,68 @@ def draw_time_to_accuracy(records: Sequence[TrialRecord], space: SearchSpace, ta
 
     With more dimensions than these two a cell shows its best trial.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
     batches, steps = space.batch_sizes, space.accumulation_choices
-    times = np.full((len(steps), len(batches)), np.nan)
-    shown: dict[tuple[int, int], TrialRecord] = {}
-    for record in sorted(records, key=_rank):
-        if record.point is not None and record.outcome not in UNKNOWN:
-            cell = steps.index(int(record.point["accumulation_steps"])), batches.index(int(record.point["batch_size"]))
-            shown.setdefault(cell, record)
-    for cell, record in shown.items():
-        times[cell] = np.nan if record.time_to_accuracy_s is None else record.time_to_accuracy_s
     size = max(6.5, 2.4 + 1.45 * len(batches)), max(4.0, 2.4 + 0.85 * len(steps))  # legend and colour bar need room
     figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
+    shown = best_of_cells(records, space)
+    times = np.full((len(steps), len(batches)), np.nan)
+    for cell, record in shown.items():
+        times[cell] = np.nan if record.time_to_accuracy_s is None else record.time_to_accuracy_s
     image = axis.imshow(times, cmap="viridis_r", aspect="auto", origin="lower")
+    middle = np.nan
     if np.isfinite(times).any():
         figure.colorbar(image, ax=axis, label=f"training seconds to {target:g} validation accuracy")
         middle = (np.nanmin(times) + np.nanmax(times)) / 2
     for row, column in np.ndindex(*times.shape):
-        record_or_none = shown.get((row, column))
-        text, colour, hatch = _cell(record_or_none)
-        if colour is not None:
-            corner = (column - 0.5, row - 0.5)
-            axis.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="#9a9a9a", hatch=hatch, linewidth=0))
-            ink = "black"
-        else:
-            ink = "white" if times[row, column] > middle else "black"
-        box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5} if hatch else None
-        axis.text(column, row, text, ha="center", va="center", color=ink, fontsize=9, bbox=box)
+        _draw_cell(axis, row, column, shown.get((row, column)), is_dark=bool(times[row, column] > middle))
+    _separate_cells(axis, batches, steps)
+    axis.set(xlabel="batch size", ylabel="accumulation steps", title=f"Time to {target:g} validation accuracy")
+    legend = [
+        Patch(facecolor=MISSED, edgecolor=EDGE, hatch=MISSED_HATCH, label="target missed"),
+        Patch(facecolor=PRUNED, edgecolor=EDGE, hatch=PRUNED_HATCH, label="pruned: slower than the best"),
+        Patch(facecolor=FAILED, label="failed"),
+        Patch(facecolor=NOT_RUN, edgecolor=EDGE, label="not run"),
+    ]
+    figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def best_of_cells(records: Sequence[TrialRecord], space: SearchSpace) -> Mapping[tuple[int, int], TrialRecord]:
+    """By (index of the accumulation steps, index of the batch size) the trial that a cell shows, where there is one."""
+    shown: dict[tuple[int, int], TrialRecord] = {}
+    for record in sorted(records, key=_rank):
+        if record.point is not None and record.outcome not in UNKNOWN:
+            row = space.accumulation_choices.index(int(record.point["accumulation_steps"]))
+            column = space.batch_sizes.index(int(record.point["batch_size"]))
+            shown.setdefault((row, column), record)
+    return shown
+
+
+def _draw_cell(axis: "Axes", row: int, column: int, record: TrialRecord | None, *, is_dark: bool) -> None:
+    """Its text, on the colour of its time or on that of its outcome."""
+    from matplotlib.patches import Rectangle
+
+    text, colour, hatch = _cell(record)
+    if colour is not None:
+        corner = (column - 0.5, row - 0.5)
+        axis.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor=EDGE, hatch=hatch, linewidth=0))
+    ink = "white" if is_dark else "black"
+    box = {"facecolor": colour, "edgecolor": "none", "pad": 1.5} if hatch else None
+    axis.text(column, row, text, ha="center", va="center", color=ink, fontsize=9, bbox=box)
+
+
+def _separate_cells(axis: "Axes", batches: Sequence[int], steps: Sequence[int]) -> None:
+    """White lines between the cells, and their values along both sides."""
     axis.set_xticks(np.arange(1, len(batches)) - 0.5, minor=True)
     axis.set_yticks(np.arange(1, len(steps)) - 0.5, minor=True)
     axis.grid(which="minor", color="white", linewidth=3)
     axis.tick_params(which="minor", length=0)
     axis.set_xticks(range(len(batches)), [str(batch) for batch in batches])
     axis.set_yticks(range(len(steps)), [str(step) for step in steps])
-    axis.set(xlabel="batch size", ylabel="accumulation steps", title=f"Time to {target:g} validation accuracy")
-    legend = [
-        Patch(facecolor=MISSED, edgecolor="#9a9a9a", hatch="///", label="target missed"),
-        Patch(facecolor=PRUNED, edgecolor="#9a9a9a", hatch="...", label="pruned: slower than the best"),
-        Patch(facecolor=FAILED, label="failed"),
-        Patch(facecolor=NOT_RUN, edgecolor="#9a9a9a", label="not run"),
-    ]
-    figure.legend(handles=legend, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
 
 
 def _rank(record: TrialRecord) -> tuple[int, float]:
@@ -89,14 +110,16 @@ def _cell(record: TrialRecord | None) -> tuple[str, str | None, str | None]:
     if record.time_to_accuracy_s is not None:
         return f"{record.time_to_accuracy_s:.1f} s", None, None
     if record.outcome == "target_not_reached":
-        return f"{record.best_accuracy:.3f}\nat best", MISSED, "///"
+        return f"{record.best_accuracy:.3f}\nat best", MISSED, MISSED_HATCH
     if record.outcome == "pruned":
-        return f"> {record.train_s:.1f} s", PRUNED, "..."
+        return f"> {record.train_s:.1f} s", PRUNED, PRUNED_HATCH
     return record.outcome.replace("_", "\n"), FAILED, None
 
 
 def draw_confirmation(confirmation: Confirmation, target: float, path: Path) -> None:
     """Each arm's seeds as points and their geometric mean as a bar, best on top."""
+    from matplotlib.figure import Figure
+
     arms = confirmation.arms
     longest = max(len(arm.name) for arm in arms)
     figure = Figure(figsize=(6 + 0.085 * longest, 1.6 + 0.55 * len(arms)), layout="constrained")
@@ -120,7 +143,6 @@ def draw_confirmation(confirmation: Confirmation, target: float, path: Path) -> 
 
 def draw_optuna_plots(folder: Path, study: optuna.Study) -> None:
     """Optuna's own pictures, each where there are trials enough for it."""
-    from matplotlib import pyplot as plt
     from optuna.visualization import matplotlib as plots
 
     seconds = "time to accuracy (s)"
@@ -132,23 +154,43 @@ def draw_optuna_plots(folder: Path, study: optuna.Study) -> None:
     drawings: dict[str, Callable[[], Any]] = {
         "optimization_history": lambda: plots.plot_optimization_history(study, target_name=history),
         "timeline": lambda: plots.plot_timeline(study),
-        "param_importances": lambda: plots.plot_param_importances(reached, target=value, target_name=seconds),
+        "param_importances": lambda: plots.plot_param_importances(reached, target=value_of, target_name=seconds),
         "contour": lambda: plots.plot_contour(reached, params=pair, target_name=seconds),
     }
-    for name, plot in drawings.items():
-        with warnings.catch_warnings(), mpl.rc_context():  # Optuna changes the style of every picture that follows
-            warnings.simplefilter("ignore")  # experimental
+    for name, draw in drawings.items():
+        with _pyplot() as plt:
             try:
                 if name in ("param_importances", "contour") and len(reached.trials) < 2:
                     raise ValueError("less than two trials reached the target")
-                plot()
+                draw()
                 plt.gcf().savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
             except Exception as error:  # experimental code, in a search that has ended well
                 say(f"left out: {name}.png ({one_line(str(error))})")
-            finally:
-                plt.close("all")
 
 
-def value(trial: optuna.trial.FrozenTrial) -> float:
+@contextmanager
+def _pyplot() -> Iterator[Any]:
+    """Pyplot, which Optuna draws with, without a display; backend, style and figures are left as they were.
+
+    Where nobody has chosen a backend, matplotlib cannot be asked to have none again: it stays with the one in here.
+    """
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    backend, figures = mpl.get_backend(auto_select=False), set(plt.get_fignums())
+    with warnings.catch_warnings(), mpl.rc_context():  # Optuna changes the style of every picture that follows
+        warnings.simplefilter("ignore")  # experimental
+        plt.switch_backend("agg")
+        try:
+            yield plt
+        finally:
+            for number in set(plt.get_fignums()) - figures:
+                plt.close(number)
+            if backend is not None:
+                plt.switch_backend(backend)
+
+
+def value_of(trial: optuna.trial.FrozenTrial) -> float:
+    """The objective value of a finished trial, in seconds."""
     assert trial.value is not None
     return trial.value

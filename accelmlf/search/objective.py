@@ -18,7 +18,7 @@ from accelmlf.search.console import SearchConsole
 from accelmlf.search.one_trial import TrialFailedError
 from accelmlf.search.plan import Plan
 from accelmlf.search.space import Point, in_words
-from accelmlf.search.study import FINISHED, TARGET, best_time_s, chosen_point, seen_points, sign, suggest
+from accelmlf.search.study import FINISHED, TARGET_CONSTRAINT, best_time_s, chosen_point, seen_points, sign, suggest
 from accelmlf.settings.run import RunConfig
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tags import TRIAL, TRIAL_NUMBER
@@ -40,7 +40,7 @@ class Objective:
     """On time.monotonic(): the end of the budget, after which a trial ends with its epoch; infinite without one."""
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Seconds of training to the target or, marked by the constraint TARGET, of all the epochs that missed it.
+        """Seconds of training to the target or, marked by its constraint, of all the epochs that missed it.
 
         Raises:
             TrialPruned: it could no longer win.
@@ -95,7 +95,7 @@ class Objective:
             raise TrialPruned
         if summary.outcome == "interrupted":
             raise TrialFailedError("the budget was spent")
-        trial.set_constraint(TARGET, config.target_accuracy - summary.best_eval_accuracy)
+        trial.set_constraint(TARGET_CONSTRAINT, config.target_accuracy - summary.best_eval_accuracy)
         return summary.total_train_s if summary.time_to_accuracy_s is None else summary.time_to_accuracy_s
 
     def train(

@@ -35,7 +35,7 @@ def run_one_trial(study: optuna.Study, objective: Callable[[optuna.Trial], float
     """
     ended: list[Ended] = []  # none where Optuna could not ask
 
-    def evaluate(trial: optuna.Trial) -> float:
+    def observed(trial: optuna.Trial) -> float:
         error: BaseException | None = None
         try:
             return objective(trial)
@@ -51,7 +51,7 @@ def run_one_trial(study: optuna.Study, objective: Callable[[optuna.Trial], float
             ended.append(Ended(trial.number, error))
 
     try:
-        study.optimize(evaluate, n_trials=1, catch=(Exception,))
+        study.optimize(observed, n_trials=1, catch=(Exception,))
     except Exception as raised:
         reason = _behind(raised)
         cannot_be_told = isinstance(reason, (ValueError, UpdateFinishedTrialError))

@@ -1,6 +1,5 @@
-"""What a search leaves: its result in figures, a table, pictures, and the command that reproduces the winner."""
+"""What a search found: its result in figures and sentences, its files, and the command that reproduces the winner."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +7,22 @@ from pathlib import Path
 
 import optuna
 
-from accelmlf.search.confirmation import Candidate, Confirmation, Repeat
+from accelmlf.search.confirmation import Confirmation
 from accelmlf.search.figures import draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
 from accelmlf.search.plan import Plan
 from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, in_words
-from accelmlf.search.trials import TrialRecord, in_short, times_s
+from accelmlf.search.tables import confirmation_table, trial_table, write_confirmation, write_trials
+from accelmlf.search.trials import TrialRecord, times_s
 from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.fields import as_text
 from accelmlf.settings.run import RunConfig
-from accelmlf.text import aligned
 from accelmlf.tracking.tags import COMMAND, ENDED_AT, VERDICT, WINNER_COMMAND
 
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a search."""
+    """What a search found, from its trials and their confirmation."""
 
     plan: Plan
     records: Sequence[TrialRecord]
@@ -49,18 +48,18 @@ class Result:
         return max(missed, key=lambda r: r.best_accuracy or 0.0, default=None)
 
     @property
-    def winner(self) -> Point | None:
+    def winning_point(self) -> Point | None:
         """The best confirmed point, or, without a confirmation, that of the best trial."""
         if self.confirmation is not None:
             return self.confirmation.winner.point
         return None if self.best is None else self.best.point
 
-    def settings(self) -> dict[str, str]:
+    def winner_settings(self) -> dict[str, str]:
         """The winner as settings of a run, with all that was given to the search."""
-        if self.winner is None:
+        if self.winning_point is None:
             return {}
         is_recipe = self.confirmation is not None and self.confirmation.winner.is_recipe
-        searched = {} if is_recipe else self.plan.space.settings(self.winner)
+        searched = {} if is_recipe else self.plan.space.settings(self.winning_point)
         given = {name: value for name, value in self.plan.given.items() if name != "model"}
         texts = {name: as_text(value) for name, value in {**searched, "stop_at_target": True}.items()}
         return as_given(RunConfig, given) | texts
@@ -68,26 +67,26 @@ class Result:
     @property
     def verdict(self) -> str:
         """One sentence on what was found."""
-        if self.winner is None:
+        if self.winning_point is None:
             return self.missed_text()
         if self.confirmation is None:
             return "not confirmed: one seed, and a search picks lucky seeds (confirm_repeats=0)"
-        return verdict(self.confirmation)
+        return verdict_of(self.confirmation)
 
     def tags(self) -> dict[str, str]:
         """The result in words, for the parent run."""
         own = {"model": self.plan.base.model, **as_given(TuneConfig, vars(self.plan.tune))}
         search = command_line("tune", own | as_given(RunConfig, {**self.plan.given, "model": None}))
         tags = {ENDED_AT: self.ended_at, VERDICT: self.verdict, COMMAND: search}
-        if self.winner is not None:
-            tags[WINNER_COMMAND] = command_line(self.plan.base.model, self.settings())
+        if self.winning_point is not None:
+            tags[WINNER_COMMAND] = command_line(self.plan.base.model, self.winner_settings())
         return tags
 
     def params(self) -> dict[str, str]:
         """`best_*`, by the names of a run's settings."""
-        if self.winner is None:
+        if self.winning_point is None:
             return {}
-        config = self.plan.config_of(self.winner)
+        config = self.plan.config_of(self.winning_point)
         names = ("batch_size", "accumulation_steps", "learning_rate", "techniques")
         techniques = {} if self.plan.space.technique_sets else {"techniques": as_text(self.plan.base.techniques)}
         texts = {name: as_text(getattr(config, name)) for name in names} | techniques
@@ -126,11 +125,11 @@ class Result:
         if self.confirmation is not None:
             parts.append("\n".join(confirmation_table(self.confirmation)))
         parts.append(self.verdict)
-        if self.winner is None:
+        if self.winning_point is None:
             return "\n" + "\n\n".join(parts)
         if self.confirmation is not None:
             parts += wall_note(self.confirmation)
-        command = command_line(self.plan.base.model, self.settings())
+        command = command_line(self.plan.base.model, self.winner_settings())
         return "\n" + "\n\n".join([*parts, f"to reproduce the winner: {command}"])
 
     def missed_text(self) -> str:
@@ -141,7 +140,7 @@ class Result:
         return f"{target}; the nearest was {nearest}. Give more epochs, or a lower target_accuracy"
 
 
-def verdict(confirmation: Confirmation) -> str:
+def verdict_of(confirmation: Confirmation) -> str:
     """One sentence that says no more than was measured."""
     winner, recipe = confirmation.winner, confirmation.recipe
     if not winner.reached_s:
@@ -169,46 +168,14 @@ def wall_note(confirmation: Confirmation) -> list[str]:
     return [f"note: with set-up, warm-up and validation, {soonest.name} was the sooner: {times}"]
 
 
-def trial_table(records: Sequence[TrialRecord]) -> list[str]:
-    """A line per trial, those at the target first."""
-    ordered = sorted(records, key=lambda r: (r.time_to_accuracy_s is None, r.time_to_accuracy_s or 0.0, r.number))
-    return aligned([[f"trial {r.number}", in_words(r.point) if r.point else "", in_short(r)] for r in ordered])
-
-
-def confirmation_table(confirmation: Confirmation) -> list[str]:
-    """A line per arm: its time at each seed, the test accuracy then, its ratio to the recipe."""
-    heading = ["confirmed", "training until the target", "test accuracy then", "against the recipe"]
-    rows = [[arm.name, _times(arm), _accuracies(arm), _ratio(arm, confirmation.recipe)] for arm in confirmation.arms]
-    return aligned([heading, *rows])
-
-
-def _times(arm: Candidate) -> str:
-    def one(repeat: Repeat) -> str:
-        return (repeat.failure or "missed").replace("_", " ") if repeat.time_s is None else f"{repeat.time_s:.1f} s"
-
-    return ", ".join(one(repeat) for _, repeat in sorted(arm.repeats.items()))
-
-
-def _accuracies(arm: Candidate) -> str:
-    known = [repeat.test_accuracy for _, repeat in sorted(arm.repeats.items())]
-    return ", ".join(f"{accuracy:.4f}" for accuracy in known if accuracy is not None)
-
-
-def _ratio(arm: Candidate, recipe: Candidate) -> str:
-    if arm.is_recipe:
-        return ""
-    ratio = arm.speedup_over(recipe)
-    return f"reached in {len(arm.reached_s)} of {len(arm.repeats)}" if ratio is None else str(ratio)
-
-
 def write_tables(folder: Path, result: Result, study: optuna.Study) -> None:
     """trials.csv, confirmation.csv, search.json and summary.txt."""
-    _write_trials(folder / "trials.csv", result)
+    write_trials(folder / "trials.csv", result.records, result.plan.space)
     (folder / "summary.txt").write_text(result.as_text() + "\n")
     if result.confirmation is not None:
-        _write_confirmation(folder / "confirmation.csv", result.confirmation)
+        write_confirmation(folder / "confirmation.csv", result.confirmation)
     facts = {"study": study.study_name, "about": study.user_attrs["accelmlf"], "outcome": result.outcome}
-    content = facts | {"ended_at": result.ended_at, "winner": result.settings(), "metrics": result.metrics()}
+    content = facts | {"ended_at": result.ended_at, "winner": result.winner_settings(), "metrics": result.metrics()}
     (folder / "search.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -219,27 +186,3 @@ def draw(folder: Path, result: Result, study: optuna.Study) -> None:
     if result.confirmation is not None:
         draw_confirmation(result.confirmation, target, folder / "confirmation.png")
     draw_optuna_plots(folder, study)
-
-
-def _write_trials(path: Path, result: Result) -> None:
-    names = result.plan.space.names
-    columns = ("outcome", "time_to_accuracy_s", "best_accuracy", "epochs", "train_s", "saved_at_most_s", "duration_s")
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", *names, *columns, "error", "run_id"])
-        for record in result.records:
-            point = [record.point[name] if record.point else "" for name in names]
-            values = [getattr(record, name) for name in (*columns, "error", "run_id")]
-            writer.writerow([record.number, *point, *("" if value is None else value for value in values)])
-
-
-def _write_confirmation(path: Path, confirmation: Confirmation) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        columns = ("time_to_accuracy_s", "test_accuracy", "time_to_accuracy_wall_s", "warmup_s", "failure")
-        writer.writerow(["setting", "is_recipe", "seed", *columns])
-        for arm in confirmation.arms:
-            for seed, r in sorted(arm.repeats.items()):
-                values = (r.time_s, r.test_accuracy, r.wall_s, r.warmup_s, r.failure)
-                cells = ["" if value is None else value for value in values]
-                writer.writerow([in_words(arm.point), arm.is_recipe, seed, *cells])

@@ -12,8 +12,6 @@ SET_BY_SEARCH = {
     "stop_at_target": "target_accuracy",
 }
 """Settings of a run that a search sets by itself, and what to set instead."""
-
-
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 

@@ -26,7 +26,7 @@ MAX_DRAWS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """The points of a search."""
+    """The space of a search: lists of values, a range of learning rates, and what of it can run."""
 
     batch_sizes: tuple[int, ...]
     accumulation_choices: tuple[int, ...]

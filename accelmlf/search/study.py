@@ -23,9 +23,10 @@ from accelmlf.search.trials import COME_AGAIN, FINISHED_OUTCOMES, KILLED, TrialR
 HEARTBEAT_S = 30
 """Twice this without a sign of life, a trial of another machine counts as killed."""
 SQLITE_PATIENCE_S = 60
-TARGET = "target_accuracy"
-"""Name of the constraint: target minus best accuracy; above 0 the trial missed."""
+TARGET_CONSTRAINT = "target_accuracy"
+"""Target minus best accuracy; above 0 the trial missed."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States of trials that count for n_trials."""
 
 
 def open_study(url: str, name: str, facts: Mapping[str, str]) -> optuna.Study:
@@ -69,7 +70,7 @@ def study_id(study: optuna.Study) -> str:
 
 
 def sign(trial: optuna.Trial) -> None:
-    """This process runs the trial."""
+    """Note on the trial that this process runs it, by which others know whether its process was killed."""
     trial.set_user_attr("owner", identity())
 
 
@@ -156,6 +157,7 @@ def _retried_numbers(trials: list[FrozenTrial]) -> set[int]:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Those that count for n_trials: at the target, missed, or pruned."""
     return study.get_trials(deepcopy=False, states=FINISHED)
 
 

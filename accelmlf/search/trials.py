@@ -1,4 +1,4 @@
-"""The trials of a search as records, without Optuna: what tables, pictures and the confirmation read."""
+"""The trials of a search as records, without Optuna."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from accelmlf.search.space import Point
 
 FINISHED_OUTCOMES = ("completed", "target_not_reached", "pruned")
-
-
+"""Outcomes of trials that say something about their point."""
 KILLED = "killed"
-
-
+"""Of a trial whose process ended without a word."""
 COME_AGAIN = ("interrupted", "surplus")
 """Failed trials with these outcomes say nothing about their point."""
 

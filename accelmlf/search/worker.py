@@ -101,6 +101,7 @@ class Worker:
                     self.parent.end_child(record.run_id, "interrupted", "its process was killed")
 
     def records(self) -> list[TrialRecord]:
+        """The trials of all workers so far."""
         return records(self.study, self.plan.space)
 
     def judge(self, ended: Ended) -> None:

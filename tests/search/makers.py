@@ -1,7 +1,7 @@
 """What tests of a search are made of: its settings, its trials, and epochs that have the figures one wants."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,16 @@ from optuna.trial import TrialState, create_trial
 from accelmlf.measure.cost import Cost
 from accelmlf.measure.quality import Quality
 from accelmlf.measure.records import EpochMetrics, Position
+from accelmlf.search.confirmation import Candidate, Repeat
 from accelmlf.search.console import SearchConsole
 from accelmlf.search.objective import Objective
 from accelmlf.search.plan import Plan
 from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, SearchSpace, make_space
-from accelmlf.search.study import TARGET, distributions
+from accelmlf.search.study import TARGET_CONSTRAINT, distributions
 from accelmlf.search.trials import TrialRecord
 from accelmlf.search.worker import Worker
+from accelmlf.settings.fields import parse_setting
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.tracking.parent_run import ParentRun
@@ -26,6 +28,11 @@ from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tracker import MlflowRun
 
 PICTURES = 1_000
+
+
+def parse_tune(texts: Mapping[str, str]) -> TuneConfig:
+    """The settings of a search from texts, as the command line makes them."""
+    return TuneConfig(**{name: parse_setting(name, text, TuneConfig) for name, text in texts.items()})  # type: ignore[arg-type]
 
 
 def make_plan(tune: TuneConfig | None = None, sets: Sequence[TechniqueList] = (), **given: Any) -> Plan:
@@ -82,7 +89,8 @@ def add_trial(
     seconds: float | None = None,
     *,
     batch_size: int = 8,
-    **attrs: str,
+    accumulation_steps: int = 1,
+    **attrs: Any,
 ) -> None:
     """A trial that has ended; with the outcome target_not_reached it missed the target."""
     missed_by = 0.1 if attrs.get("outcome") == "target_not_reached" else 0.0
@@ -90,9 +98,43 @@ def add_trial(
         create_trial(
             state=state,
             value=seconds,
-            params={"batch_size": batch_size, "accumulation_steps": 1},
+            params={"batch_size": batch_size, "accumulation_steps": accumulation_steps},
             distributions=distributions(space),
             user_attrs=attrs,
-            constraints={TARGET: missed_by} if state == TrialState.COMPLETE else None,
+            constraints={TARGET_CONSTRAINT: missed_by} if state == TrialState.COMPLETE else None,
         )
     )
+
+
+OWN: Point = {"batch_size": 32, "accumulation_steps": 1}
+FAST: Point = {"batch_size": 64, "accumulation_steps": 1}
+SLOW: Point = {"batch_size": 16, "accumulation_steps": 4}
+
+REACHED = [
+    make_record(0, OWN, "completed", 48.2, best_accuracy=0.91, epochs=6, train_s=48.2, duration_s=60.0, run_id="a"),
+    make_record(1, FAST, "completed", 24.1, best_accuracy=0.9, epochs=5, train_s=24.1, duration_s=30.0, run_id="b"),
+    make_record(2, SLOW, "pruned", best_accuracy=0.7, epochs=1, train_s=25.0, saved_at_most_s=90.0, run_id="c"),
+    make_record(3, {**SLOW, "batch_size": 128}, "out_of_memory", error='no room, "at all"\nreally', run_id="d"),
+    make_record(
+        4, {**FAST, "accumulation_steps": 2}, "target_not_reached", best_accuracy=0.88, epochs=10, train_s=55.0
+    ),
+]
+MISSED = [
+    make_record(0, OWN, "target_not_reached", best_accuracy=0.85, epochs=2, train_s=9.0),
+    make_record(1, FAST, "target_not_reached", best_accuracy=0.875, epochs=2, train_s=8.0),
+]
+
+
+def make_arm(point: Point, *times_s: float | None, is_recipe: bool = False) -> Candidate:
+    """Its repeats; on the wall each took a second more, half of it to warm up."""
+    repeats = {
+        seed: Repeat()
+        if seconds is None
+        else Repeat(time_s=seconds, wall_s=seconds + 1, warmup_s=0.5, test_accuracy=0.9)
+        for seed, seconds in enumerate(times_s, start=1)
+    }
+    return Candidate(point, is_recipe, repeats)
+
+
+def make_own(*times_s: float | None) -> Candidate:
+    return make_arm(OWN, *times_s, is_recipe=True)

@@ -1,14 +1,13 @@
 """What a person sees of a search: the time that is left, a line for what happens, and no more lines than help."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
 from accelmlf.many_runs import console as runs_console
 from accelmlf.search.console import SearchConsole
 from accelmlf.search.space import Point, in_words
-from accelmlf.search.trials import TrialRecord, in_short
+from accelmlf.search.trials import TrialRecord
 from tests.search.makers import make_epoch, make_record
 
 POINT: Point = {"batch_size": 32, "accumulation_steps": 1}
@@ -80,24 +79,6 @@ def test_without_a_time_there_is_no_best_and_after_the_last_trial_no_time_left(
     SearchConsole(1, None).trial_ended(failed, [done(0), failed])
     (line,) = lines(capsys)
     assert line == "  out of memory: no room  no trial at the target yet  1 of 1 finished"
-
-
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        (done(0, 48.2), "target after 48.2 s of training (3 epochs)"),
-        (replace(done(0, 48.2), epochs=1), "target after 48.2 s of training (1 epoch)"),
-        (
-            replace(done(0), outcome="target_not_reached"),
-            "target not reached: 0.5000 at best in 7.0 s (3 epochs)",
-        ),
-        (done(0), "pruned after 7.0 s (3 epochs): it can no longer win"),
-        (make_record(0, POINT, "diverged", error="not finite"), "diverged: not finite"),
-        (make_record(0, None, "killed"), "killed"),
-    ],
-)
-def test_a_trial_in_short_says_what_became_of_it(record: TrialRecord, expected: str) -> None:
-    assert in_short(record) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,28 @@
+"""The pictures of a search show every trial and every seed, and drawing them leaves nothing behind."""
+
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+import optuna
 import pytest
+from matplotlib import pyplot as plt
+from optuna.trial import TrialState
 from PIL import Image
 
 from accelmlf.search.confirmation import Candidate, Confirmation, Repeat
-from accelmlf.search.figures import FAILED, MISSED, PRUNED, draw_confirmation, draw_time_to_accuracy
+from accelmlf.search.figures import FAILED, MISSED, PRUNED, draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
 from accelmlf.search.space import Point, SearchSpace
 from accelmlf.search.trials import TrialRecord
+from tests.search.makers import add_trial
+
+ROOT = Path(__file__).parents[2]
 
 SPACE = SearchSpace(
     batch_sizes=(16, 32, 64),
@@ -223,3 +235,79 @@ def test_what_reaches_the_edge_is_found() -> None:
     assert not is_cut_off(pixels)
     pixels[5, -1] = 0
     assert is_cut_off(pixels)
+
+
+# --- what drawing leaves of matplotlib ---
+
+IMPORTED = """
+import sys
+import accelmlf.search.figures
+print("matplotlib.pyplot" in sys.modules)
+import matplotlib
+print(matplotlib.get_backend(auto_select=False))
+"""
+
+
+def test_importing_loads_no_pyplot_and_chooses_no_backend() -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    chosen = IMPORTED + "matplotlib.use('svg'); print(matplotlib.get_backend(auto_select=False))"  # the control
+    command = [sys.executable, "-c", chosen]
+    ended = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["False", "None", "svg"]
+
+
+@pytest.fixture(scope="module")
+def study() -> optuna.Study:
+    """In memory, with trials enough for every picture."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = optuna.create_study(direction="minimize")
+    for number, point in enumerate(SPACE.grid):
+        batch, steps = int(point["batch_size"]), int(point["accumulation_steps"])
+        seconds, state = 10.0 + number, TrialState.COMPLETE
+        add_trial(made, SPACE, state, seconds, batch_size=batch, accumulation_steps=steps, outcome="completed")
+    return made
+
+
+OPTUNAS = {"optimization_history.png", "timeline.png", "param_importances.png", "contour.png"}
+
+
+def test_optunas_pictures_are_drawn_into_files(
+    study: optuna.Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_optuna_plots(tmp_path, study)
+    assert {path.name for path in tmp_path.iterdir()} == OPTUNAS
+    assert capsys.readouterr().out == ""
+    for name in OPTUNAS:
+        drawn(tmp_path / name)
+
+
+def test_backend_style_and_figures_of_the_process_are_as_before_optunas_pictures(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    before = plt.get_backend()
+    plt.switch_backend("svg")
+    try:
+        with plt.rc_context({"lines.linewidth": 7.0}):
+            own = plt.figure()
+            style = dict(mpl.rcParams)
+            draw_optuna_plots(tmp_path, study)
+            assert mpl.get_backend() == "svg"
+            assert dict(mpl.rcParams) == style
+            assert plt.get_fignums() == [own.number]
+            assert plt.gcf() is own
+    finally:
+        plt.close("all")
+        plt.switch_backend(before)
+    assert {path.name for path in tmp_path.iterdir()} == OPTUNAS
+
+
+def test_a_display_that_does_not_answer_is_not_asked(tmp_path: Path) -> None:
+    """In a process of its own, where nobody has chosen a backend yet."""
+    code = (
+        "import sys, pathlib, optuna, accelmlf.search.figures as figures; study = optuna.create_study(); "
+        "study.optimize(lambda trial: trial.suggest_categorical('batch_size', (8, 16)), n_trials=2); "
+        "figures.draw_optuna_plots(pathlib.Path(sys.argv[1]), study)"
+    )
+    variables = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"} | {"DISPLAY": ":987"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=variables, check=True)
+    assert {path.name for path in tmp_path.iterdir()} >= {"optimization_history.png", "timeline.png"}

@@ -30,7 +30,7 @@ from accelmlf.search.objective import Objective
 from accelmlf.search.one_trial import Ended, TrialFailedError, run_one_trial
 from accelmlf.search.sampling import UnseenPoints
 from accelmlf.search.space import Point
-from accelmlf.search.study import TARGET, best_time_s, chosen_point, open_study, records, seen_points
+from accelmlf.search.study import TARGET_CONSTRAINT, best_time_s, chosen_point, open_study, records, seen_points
 from accelmlf.settings.run import RunConfig
 from tests.search.makers import EPOCHS, GOAL, add_trial, make_epoch, make_objective
 
@@ -259,7 +259,7 @@ def test_a_trial_that_reaches_the_target_is_worth_its_time_to_it(study: optuna.S
     assert run_one_trial(study, scripted(study, (0.5, 0.95, 0.99))) == Ended(0)
     (trial,) = study.trials
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 20.0)
-    assert trial.constraints[TARGET] == pytest.approx(GOAL - 0.95)
+    assert trial.constraints[TARGET_CONSTRAINT] == pytest.approx(GOAL - 0.95)
     kept = {"outcome": "completed", "best_accuracy": 0.95, "epochs": 2, "train_s": 20.0}
     assert trial.user_attrs.items() >= kept.items()
     assert {step: round(1 - value, 3) for step, value in trial.intermediate_values.items()} == {1: 0.5, 2: 0.95}
@@ -270,7 +270,7 @@ def test_a_miss_is_worth_all_its_training_and_marked_by_its_constraint(study: op
     run_one_trial(study, scripted(study, (0.5, 0.85) + (0.8,) * (EPOCHS - 2)))
     (trial,) = study.trials
     assert (trial.state, trial.value, trial.user_attrs["outcome"]) == (TrialState.COMPLETE, 100.0, "target_not_reached")
-    assert trial.constraints[TARGET] == pytest.approx(GOAL - 0.85)
+    assert trial.constraints[TARGET_CONSTRAINT] == pytest.approx(GOAL - 0.85)
     assert best_time_s(study) is None
 
 

@@ -1,6 +1,5 @@
 """What is said of a search is what was measured, and the command line that it ends with is the winner."""
 
-import csv
 import dataclasses
 import itertools
 import json
@@ -14,21 +13,18 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from accelmlf.cli import parsed
-from accelmlf.search.confirmation import Candidate, Confirmation, Repeat
+from accelmlf.search.confirmation import Candidate, Confirmation
 from accelmlf.search.plan import Plan
-from accelmlf.search.result import Result, confirmation_table, draw, trial_table, verdict, write_tables
+from accelmlf.search.result import Result, draw, verdict_of, write_tables
 from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, SearchSpace, make_space
-from accelmlf.search.study import TARGET, distributions, open_study, records
+from accelmlf.search.study import TARGET_CONSTRAINT, distributions, open_study, records
 from accelmlf.search.trials import TrialRecord
 from accelmlf.settings.fields import parse_setting, settable_fields
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
 from accelmlf.settings.technique_list import TechniqueList
-
-OWN: Point = {"batch_size": 32, "accumulation_steps": 1}
-FAST: Point = {"batch_size": 64, "accumulation_steps": 1}
-SLOW: Point = {"batch_size": 16, "accumulation_steps": 4}
+from tests.search.makers import FAST, MISSED, OWN, REACHED, SLOW, make_arm, make_own, make_record
 
 
 def plan(tune: TuneConfig | None = None, sets: Sequence[TechniqueList] = (), **given: Any) -> Plan:
@@ -38,40 +34,6 @@ def plan(tune: TuneConfig | None = None, sets: Sequence[TechniqueList] = (), **g
     return Plan(tune=tune, given=given, base=base, space=space, device_key="cpu")
 
 
-def trial(number: int, point: Point | None, outcome: str, seconds: float | None = None, **figures: Any) -> TrialRecord:
-    values: dict[str, Any] = {"best_accuracy": None, "epochs": None, "train_s": None, "saved_at_most_s": None}
-    values |= {"run_id": None, "error": None, "duration_s": None, **figures}
-    return TrialRecord(number=number, point=point, outcome=outcome, time_to_accuracy_s=seconds, **values)
-
-
-REACHED = [
-    trial(0, OWN, "completed", 48.2, best_accuracy=0.91, epochs=6, train_s=48.2, duration_s=60.0, run_id="a"),
-    trial(1, FAST, "completed", 24.1, best_accuracy=0.9, epochs=5, train_s=24.1, duration_s=30.0, run_id="b"),
-    trial(2, SLOW, "pruned", best_accuracy=0.7, epochs=1, train_s=25.0, saved_at_most_s=90.0, run_id="c"),
-    trial(3, {**SLOW, "batch_size": 128}, "out_of_memory", error='no room, "at all"\nreally', run_id="d"),
-    trial(4, {**FAST, "accumulation_steps": 2}, "target_not_reached", best_accuracy=0.88, epochs=10, train_s=55.0),
-]
-MISSED = [
-    trial(0, OWN, "target_not_reached", best_accuracy=0.85, epochs=2, train_s=9.0),
-    trial(1, FAST, "target_not_reached", best_accuracy=0.875, epochs=2, train_s=8.0),
-]
-
-
-def arm(point: Point, *times_s: float | None, is_recipe: bool = False) -> Candidate:
-    """Its repeats; on the wall each took a second more, half of it to warm up."""
-    repeats = {
-        seed: Repeat()
-        if seconds is None
-        else Repeat(time_s=seconds, wall_s=seconds + 1, warmup_s=0.5, test_accuracy=0.9)
-        for seed, seconds in enumerate(times_s, start=1)
-    }
-    return Candidate(point, is_recipe, repeats)
-
-
-def own(*times_s: float | None) -> Candidate:
-    return arm(OWN, *times_s, is_recipe=True)
-
-
 # --- the verdict ---
 
 
@@ -79,85 +41,55 @@ def own(*times_s: float | None) -> Candidate:
     ("arms", "sentence"),
     [
         (
-            [arm(FAST, 5.0, 5.1, 5.2), own(10.0, 10.3, 10.2)],
+            [make_arm(FAST, 5.0, 5.1, 5.2), make_own(10.0, 10.3, 10.2)],
             "winner: batch 64 x 1: 1.99x [1.92, 2.07], faster than the recipe (95 % paired t interval, 3 seeds)",
         ),
         (
-            [arm(FAST, 5.0, 14.0, 5.2), own(10.0, 10.3, 10.2)],
+            [make_arm(FAST, 5.0, 14.0, 5.2), make_own(10.0, 10.3, 10.2)],
             "winner: batch 64 x 1: 1.42x [0.34, 5.89], no difference from the recipe is shown "
             "(95 % paired t interval, 3 seeds)",
         ),
         (
-            [own(10.0, 10.3, 10.2), arm(FAST, 15.0, 15.1, 15.2)],
+            [make_own(10.0, 10.3, 10.2), make_arm(FAST, 15.0, 15.1, 15.2)],
             "no setting that the search found is confirmed to be faster than the recipe's own",
         ),
-        ([own(10.0)], "no setting that the search found is confirmed to be faster than the recipe's own"),
+        ([make_own(10.0)], "no setting that the search found is confirmed to be faster than the recipe's own"),
         (
-            [arm(FAST, 5.0), own(10.0)],
+            [make_arm(FAST, 5.0), make_own(10.0)],
             "winner: batch 64 x 1, 2.00x the recipe's speed in one run: no claim from one run",
         ),
         (
-            [arm(FAST, 5.0, 5.1, 5.2), own(10.0, None, 10.2)],
+            [make_arm(FAST, 5.0, 5.1, 5.2), make_own(10.0, None, 10.2)],
             "winner: batch 64 x 1; it and the recipe reached the target in 3 of 3 and 2 of 3 runs: no ratio of times",
         ),
         (
-            [arm(FAST, 5.0, None), own(None, None)],
+            [make_arm(FAST, 5.0, None), make_own(None, None)],
             "winner: batch 64 x 1; it and the recipe reached the target in 1 of 2 and 0 of 2 runs: no ratio of times",
         ),
     ],
     ids=["faster", "too noisy", "the recipe", "the recipe alone", "one seed", "a miss of the recipe", "misses of both"],
 )
 def test_the_verdict_says_no_more_than_was_measured(arms: list[Candidate], sentence: str) -> None:
-    assert verdict(Confirmation(arms)) == sentence
+    assert verdict_of(Confirmation(arms)) == sentence
 
 
 @pytest.mark.parametrize(
     "arms",
     [
-        [arm(FAST, 5.0), own(10.0)],
-        [arm(FAST, 5.0, 14.0, 5.2), own(10.0, 10.3, 10.2)],
-        [arm(FAST, 5.0, 5.1, None), own(10.0, 10.3, 10.2)],
-        [own(10.0, 10.3, 10.2), arm(FAST, 15.0, 15.1, 15.2)],
+        [make_arm(FAST, 5.0), make_own(10.0)],
+        [make_arm(FAST, 5.0, 14.0, 5.2), make_own(10.0, 10.3, 10.2)],
+        [make_arm(FAST, 5.0, 5.1, None), make_own(10.0, 10.3, 10.2)],
+        [make_own(10.0, 10.3, 10.2), make_arm(FAST, 15.0, 15.1, 15.2)],
     ],
 )
 def test_only_an_interval_above_one_makes_a_winner_faster(arms: list[Candidate]) -> None:
-    clear = verdict(Confirmation([arm(FAST, 5.0, 5.1, 5.2), own(10.0, 10.3, 10.2)]))
+    clear = verdict_of(Confirmation([make_arm(FAST, 5.0, 5.1, 5.2), make_own(10.0, 10.3, 10.2)]))
     assert ", faster than the recipe" in clear
-    assert ", faster than the recipe" not in verdict(Confirmation(arms))
+    assert ", faster than the recipe" not in verdict_of(Confirmation(arms))
 
 
 def test_what_never_reached_the_target_again_is_no_winner() -> None:
-    assert "winner" not in verdict(Confirmation([arm(FAST, None, None, None), own(None, None, None)]))
-
-
-# --- tables ---
-
-
-def test_the_table_of_trials_begins_with_the_fastest() -> None:
-    lines = [" ".join(line.split()) for line in trial_table(REACHED)]
-    assert lines == [
-        "trial 1 batch 64 x 1 target after 24.1 s of training (5 epochs)",
-        "trial 0 batch 32 x 1 target after 48.2 s of training (6 epochs)",
-        "trial 2 batch 16 x 4 pruned after 25.0 s (1 epoch): it can no longer win",
-        'trial 3 batch 128 x 4 out of memory: no room, "at all" really',
-        "trial 4 batch 64 x 2 target not reached: 0.8800 at best in 55.0 s (10 epochs)",
-    ]
-
-
-def test_a_table_of_nothing_is_empty() -> None:
-    assert trial_table([]) == []
-    assert len(trial_table([trial(0, None, "killed")])) == 1
-
-
-def test_the_table_of_the_confirmation_shows_every_seed_and_no_ratio_with_a_miss() -> None:
-    arms = [arm(FAST, 5.0, 5.1), arm(SLOW, 7.0, None), own(10.0, 10.2)]
-    table = confirmation_table(Confirmation(arms))
-    rows = {name: next(line for line in table if name in line) for name in ("64 x 1", "16 x 4", "32 x 1")}
-    assert "2.00x [" in rows["64 x 1"]
-    assert "missed" in rows["16 x 4"] and "1 of 2" in rows["16 x 4"] and "x [" not in rows["16 x 4"]
-    assert "the recipe's own" in rows["32 x 1"] and "x [" not in rows["32 x 1"]
-    for name, times in (("64 x 1", ("5.0", "5.1")), ("16 x 4", ("7.0",)), ("32 x 1", ("10.0", "10.2"))):
-        assert all(text in rows[name] for text in times)
+    assert "winner" not in verdict_of(Confirmation([make_arm(FAST, None, None, None), make_own(None, None, None)]))
 
 
 # --- the result ---
@@ -166,7 +98,7 @@ def test_the_table_of_the_confirmation_shows_every_seed_and_no_ratio_with_a_miss
 def test_without_a_time_there_is_no_winner_and_the_nearest_is_named() -> None:
     result = Result(plan(), MISSED, None, "n_trials")
     assert result.outcome == "target_not_reached"
-    assert (result.winner, result.best, result.settings(), result.params()) == (None, None, {}, {})
+    assert (result.winning_point, result.best, result.winner_settings(), result.params()) == (None, None, {}, {})
     assert "no trial reached the target of 0.9; the nearest was trial 1 (batch 64 x 1) with 0.8750" in result.as_text()
     assert "to reproduce" not in result.as_text()
     figures = result.metrics()
@@ -175,31 +107,31 @@ def test_without_a_time_there_is_no_winner_and_the_nearest_is_named() -> None:
 
 
 def test_where_nothing_was_finished_nothing_was_near() -> None:
-    result = Result(plan(), [trial(0, OWN, "out_of_memory", error="no room")], None, "timeout")
+    result = Result(plan(), [make_record(0, OWN, "out_of_memory", error="no room")], None, "timeout")
     assert "none was finished" in result.as_text()
     assert "best_accuracy" not in result.metrics()
     assert result.outcome == "interrupted"
 
 
 def test_a_miss_is_not_the_best_however_short_it_was() -> None:
-    short = trial(7, SLOW, "target_not_reached", best_accuracy=0.89, epochs=1, train_s=0.1)
+    short = make_record(7, SLOW, "target_not_reached", best_accuracy=0.89, epochs=1, train_s=0.1)
     result = Result(plan(), [short, *REACHED], None, "n_trials")
     assert result.best is not None and result.best.number == 1
 
 
 def test_without_a_confirmation_that_is_said() -> None:
     result = Result(plan(), REACHED, None, "n_trials")
-    assert result.winner == FAST
+    assert result.winning_point == FAST
     assert "not confirmed" in result.as_text()
     assert "pruning saved at most 90 s" in result.as_text()
     assert "pruning" not in Result(plan(), REACHED[:2], None, "n_trials").as_text()
 
 
 def test_the_winner_is_the_best_confirmed_not_the_luckiest_of_the_search() -> None:
-    confirmation = Confirmation([arm(SLOW, 20.0, 21.0), own(30.0, 30.0), arm(FAST, 40.0, 41.0)])
+    confirmation = Confirmation([make_arm(SLOW, 20.0, 21.0), make_own(30.0, 30.0), make_arm(FAST, 40.0, 41.0)])
     result = Result(plan(), REACHED, confirmation, "n_trials")
     assert result.best is not None and result.best.point == FAST
-    assert result.winner == SLOW
+    assert result.winning_point == SLOW
     assert result.params() == {
         "best_batch_size": "16",
         "best_accumulation_steps": "4",
@@ -217,9 +149,9 @@ def test_the_winner_is_the_best_confirmed_not_the_luckiest_of_the_search() -> No
 @pytest.mark.parametrize(
     ("arms", "absent"),
     [
-        ([arm(FAST, 5.0), own(10.0)], {"speedup_low", "speedup_high"}),
-        ([arm(FAST, 5.0, 5.0), own(10.0, None)], {"speedup", "speedup_low", "recipe_time_to_accuracy_s"}),
-        ([own(10.0, 10.0), arm(FAST, 15.0, 15.0)], {"speedup", "speedup_low", "speedup_high"}),
+        ([make_arm(FAST, 5.0), make_own(10.0)], {"speedup_low", "speedup_high"}),
+        ([make_arm(FAST, 5.0, 5.0), make_own(10.0, None)], {"speedup", "speedup_low", "recipe_time_to_accuracy_s"}),
+        ([make_own(10.0, 10.0), make_arm(FAST, 15.0, 15.0)], {"speedup", "speedup_low", "speedup_high"}),
     ],
     ids=["one seed", "a miss", "the recipe wins"],
 )
@@ -276,8 +208,8 @@ def test_the_command_line_is_the_winner(
     own_plan = plan(tune, sets, **given)
     for grid_point in own_plan.space.grid[::4]:
         point = {**grid_point, "learning_rate": 0.00123} if tune.search_learning_rate else grid_point
-        confirmation = Confirmation([arm(point, 5.0, 5.1), own(10.0, 10.1)]) if confirmed else None
-        result = Result(own_plan, [trial(0, point, "completed", 5.0, epochs=1)], confirmation, "n_trials")
+        confirmation = Confirmation([make_arm(point, 5.0, 5.1), make_own(10.0, 10.1)]) if confirmed else None
+        result = Result(own_plan, [make_record(0, point, "completed", 5.0, epochs=1)], confirmation, "n_trials")
         meant = own_plan.config_of(point, save_model=True)
         assert typed(last_line(result)) == meant
         assert own_plan.space.point_of(meant) == point
@@ -293,8 +225,8 @@ def test_where_the_recipe_wins_the_command_line_is_the_recipe(
         pytest.skip("refused: the techniques are searched")
     own_plan = plan(tune, sets, **given)
     point = own_plan.space.point_of(own_plan.base)
-    confirmation = Confirmation([arm(point, 5.0, 5.1, is_recipe=True), arm(FAST, 10.0, 10.1)])
-    result = Result(own_plan, [trial(0, point, "completed", 5.0, epochs=1)], confirmation, "n_trials")
+    confirmation = Confirmation([make_arm(point, 5.0, 5.1, is_recipe=True), make_arm(FAST, 10.0, 10.1)])
+    result = Result(own_plan, [make_record(0, point, "completed", 5.0, epochs=1)], confirmation, "n_trials")
     assert typed(last_line(result)) == own_plan.config_of(None, save_model=True)
 
 
@@ -342,9 +274,9 @@ def test_another_search_has_another_command() -> None:
     ("found", "confirmation"),
     [
         (REACHED, None),
-        (REACHED, Confirmation([arm(FAST, 5.0, 5.1, 5.2), own(10.0, 10.3, 10.2)])),
-        (REACHED, Confirmation([own(10.0, 10.3, 10.2), arm(FAST, 15.0, 15.1, 15.2)])),
-        (REACHED, Confirmation([arm(FAST, None, None), own(None, None)])),
+        (REACHED, Confirmation([make_arm(FAST, 5.0, 5.1, 5.2), make_own(10.0, 10.3, 10.2)])),
+        (REACHED, Confirmation([make_own(10.0, 10.3, 10.2), make_arm(FAST, 15.0, 15.1, 15.2)])),
+        (REACHED, Confirmation([make_arm(FAST, None, None), make_own(None, None)])),
     ],
     ids=["not confirmed", "faster", "the recipe", "never again"],
 )
@@ -369,7 +301,7 @@ def test_where_nobody_won_there_is_no_command_of_a_winner(found: list[TrialRecor
 
 
 def test_a_point_of_one_seed_is_not_called_confirmed() -> None:
-    confirmed = Confirmation([arm(FAST, 5.0, 5.1, 5.2), own(10.0, 10.3, 10.2)])
+    confirmed = Confirmation([make_arm(FAST, 5.0, 5.1, 5.2), make_own(10.0, 10.3, 10.2)])
     assert "not confirmed" in Result(plan(), REACHED, None, "n_trials").verdict
     assert "not confirmed" not in Result(plan(), REACHED, confirmed, "n_trials").verdict
 
@@ -393,15 +325,10 @@ def study_of(found: Sequence[TrialRecord], space: SearchSpace, folder: Path) -> 
                 params=dict(record.point or {}),
                 distributions=distributions(space),
                 user_attrs=attrs,
-                constraints={TARGET: missed_by} if state == TrialState.COMPLETE else None,
+                constraints={TARGET_CONSTRAINT: missed_by} if state == TrialState.COMPLETE else None,
             )
         )
     return study
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +337,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made, database = tmp_path_factory.mktemp("artifacts"), tmp_path_factory.mktemp("database")
     own_plan = plan()
     study = study_of(REACHED, own_plan.space, database)
-    confirmation = Confirmation([arm(FAST, 5.0, 5.1), arm(SLOW, 7.0, None), own(10.0, 10.2)])
+    confirmation = Confirmation([make_arm(FAST, 5.0, 5.1), make_arm(SLOW, 7.0, None), make_own(10.0, 10.2)])
     result = Result(own_plan, records(study, own_plan.space), confirmation, "n_trials")
     write_tables(made, result, study)
     draw(made, result, study)
@@ -425,35 +352,6 @@ def test_a_search_leaves_tables_pictures_and_texts(folder: Path) -> None:
     for name in names:
         assert (folder / name).stat().st_size > 0
         assert not name.endswith(".png") or (folder / name).read_bytes()[:4] == b"\x89PNG"
-
-
-def test_the_table_of_trials_holds_every_trial_and_no_time_for_a_miss(folder: Path) -> None:
-    rows = rows_of(folder / "trials.csv")
-    assert [row["trial"] for row in rows] == ["0", "1", "2", "3", "4"]
-    assert [row["time_to_accuracy_s"] for row in rows] == ["48.2", "24.1", "", "", ""]
-    assert [row["outcome"] for row in rows] == [record.outcome for record in REACHED]
-    assert [int(row["batch_size"]) for row in rows] == [
-        record.point["batch_size"] for record in REACHED if record.point
-    ]
-    assert rows[3]["error"] == REACHED[3].error  # a comma, quotes and a line break are kept
-    assert rows[2]["saved_at_most_s"] == "90.0"
-
-
-def test_the_table_of_the_confirmation_holds_every_seed(folder: Path) -> None:
-    rows = rows_of(folder / "confirmation.csv")
-    assert [(row["setting"], row["seed"], row["time_to_accuracy_s"]) for row in rows] == [
-        ("batch 64 x 1", "1", "5.0"),
-        ("batch 64 x 1", "2", "5.1"),
-        ("batch 16 x 4", "1", "7.0"),
-        ("batch 16 x 4", "2", ""),
-        ("batch 32 x 1", "1", "10.0"),
-        ("batch 32 x 1", "2", "10.2"),
-    ]
-    assert [row["is_recipe"] for row in rows] == ["False"] * 4 + ["True"] * 2
-    assert [row["time_to_accuracy_wall_s"] for row in rows] == ["6.0", "6.1", "8.0", "", "11.0", "11.2"]
-    assert [row["warmup_s"] for row in rows] == ["0.5", "0.5", "0.5", "", "0.5", "0.5"]
-    assert rows[3]["test_accuracy"] == ""
-    assert {row["failure"] for row in rows} == {""}
 
 
 def test_the_json_says_what_the_study_is_about_and_who_won(folder: Path) -> None:
@@ -485,19 +383,17 @@ def test_a_search_that_found_nothing_leaves_its_table_and_its_map(
     names = {path.name for path in made.iterdir()}
     assert names >= {"trials.csv", "search.json", "summary.txt", "time_to_accuracy.png"}
     assert not {"confirmation.csv", "confirmation.png"} & names
-    assert len(rows_of(made / "trials.csv")) == len(found)
+    assert len((made / "trials.csv").read_text().splitlines()) == 1 + len(found)
     assert json.loads((made / "search.json").read_text())["winner"] == {}
     assert "Traceback" not in capsys.readouterr().out
 
 
-def test_techniques_and_learning_rates_have_columns_of_their_own(tmp_path: Path) -> None:
+def test_a_search_of_techniques_and_learning_rates_leaves_its_map_too(tmp_path: Path) -> None:
     own_plan = plan(TuneConfig(search_learning_rate=True), (TechniqueList(), TechniqueList(("amp:bf16",))))
     point: Point = {**FAST, "amp:bf16": True, "learning_rate": 0.00123}
-    study = study_of([], own_plan.space, tmp_path)
-    found = [trial(0, point, "completed", 5.0, epochs=1), trial(1, None, "killed")]
+    found = [make_record(0, point, "completed", 5.0, epochs=1), make_record(1, None, "killed")]
     result = Result(own_plan, found, None, "n_trials")
+    study = study_of([], own_plan.space, tmp_path)
     write_tables(tmp_path, result, study)
     draw(tmp_path, result, study)
-    rows = rows_of(tmp_path / "trials.csv")
-    assert {name: rows[0][name] for name in point} == {name: str(value) for name, value in point.items()}
-    assert {rows[1][name] for name in point} == {""}
+    assert {path.name for path in tmp_path.iterdir()} >= {"trials.csv", "time_to_accuracy.png"}

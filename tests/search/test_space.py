@@ -1,36 +1,28 @@
-"""What a search may be told, which points it then has, and how a point becomes a run and a command line."""
+"""Which points a search has, which of them can run, and how a point becomes a run."""
 
 import dataclasses
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from accelmlf.errors import ConfigError
-from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
+from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import ACCUMULATION_CHOICES, LEARNING_RATE_SPAN, Point, SearchSpace, in_words, make_space
-from accelmlf.settings.fields import field_help, parse_setting, settable_fields
+from accelmlf.settings.fields import parse_setting
 from accelmlf.settings.recipes import RECIPES, resolve
 from accelmlf.settings.run import RunConfig
 from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.stack import technique_sets
+from tests.search.makers import parse_tune
 
-FIELDS = settable_fields(TuneConfig)
-LISTS = [name for name, field in FIELDS.items() if field.type == tuple[int, ...] | None]
-WHOLE = [name for name, field in FIELDS.items() if field.type is int]
-BOOLEANS = [name for name, field in FIELDS.items() if field.type is bool]
 CPU_SETS = technique_sets(torch.device("cpu"), "memory")
 THREE_SETS = tuple(map(TechniqueList.parse, ("none", "amp:bf16", "channels_last", "amp:bf16,channels_last")))
 DIGITS = 1_078
 """Training pictures of the embedded data set."""
-
-
-def parsed(texts: Mapping[str, str]) -> TuneConfig:
-    """The settings of a search from texts, as the command line makes them."""
-    return TuneConfig(**{name: parse_setting(name, text, TuneConfig) for name, text in texts.items()})  # type: ignore[arg-type]
 
 
 def space_of(
@@ -44,162 +36,6 @@ def space_of(
 ) -> SearchSpace:
     base = resolve({"model": model, **given})
     return make_space(tune or TuneConfig(), base, train_images, sets, has_batch_norm)[0]
-
-
-# --- settings ---
-
-
-@pytest.mark.parametrize("name", FIELDS)
-def test_every_setting_of_a_search_has_a_help_text_and_a_default_to_show(name: str) -> None:
-    assert field_help(TuneConfig)[name].endswith(".")
-    assert FIELDS[name].metadata["default_text"]
-    if FIELDS[name].default is not None:
-        assert parse_setting(name, FIELDS[name].metadata["default_text"], TuneConfig) == FIELDS[name].default
-
-
-def test_no_setting_of_a_search_is_also_one_of_its_runs() -> None:
-    assert not FIELDS.keys() & settable_fields(RunConfig).keys()
-    assert SET_BY_SEARCH.keys() <= settable_fields(RunConfig).keys()
-    assert set(SET_BY_SEARCH.values()) <= FIELDS.keys() | settable_fields(RunConfig).keys()
-
-
-@pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [("8", (8,)), ("8,16,32", (8, 16, 32)), (" 32 , 8,16 ", (8, 16, 32)), ("1,1048576", (1, 2**20))],
-)
-def test_a_list_is_read_in_rising_order(name: str, text: str, numbers: tuple[int, ...]) -> None:
-    assert parse_setting(name, text, TuneConfig) == numbers
-
-
-@pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("", "not a comma list"),
-        (",", "not a comma list"),
-        ("8,,16", "not a comma list"),
-        ("8,", "not a comma list"),
-        ("8;16", "not a comma list"),
-        ("8 16", "not a comma list"),
-        ("8.5", "not a comma list"),
-        ("1e2", "not a comma list"),
-        ("nan", "not a comma list"),
-        ("inf", "not a comma list"),
-        ("[8,16]", "not a comma list"),
-        ("all", "not a comma list"),
-        ("8,x\ny", "not a comma list"),
-        ("0", "outside its range"),
-        ("8,-1", "outside its range"),
-        ("1048577", "outside its range"),
-        ("8,8", "there twice"),
-        ("8, 08", "there twice"),
-    ],
-)
-def test_a_list_that_is_none_is_refused_in_one_line(name: str, text: str, rule: str) -> None:
-    with pytest.raises(ConfigError, match=rule) as caught:
-        parse_setting(name, text, TuneConfig)
-    assert str(caught.value).startswith(f"{name}={' '.join(text.split())}: ")
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 2
-
-
-@pytest.mark.parametrize("name", [*WHOLE, "timeout_s"])
-def test_a_number_is_taken_at_its_bounds_and_refused_beyond(name: str) -> None:
-    rules = FIELDS[name].metadata
-    assert parse_setting(name, f"{rules['at_most']:.0f}", TuneConfig) == rules["at_most"]
-    refused = [rules["at_most"] + 1, rules["above"] if name == "timeout_s" else rules["at_least"] - 1]
-    if name != "timeout_s":
-        assert parse_setting(name, str(rules["at_least"]), TuneConfig) == rules["at_least"]
-    for number in refused:
-        with pytest.raises(ConfigError, match=f"^{name}=.*outside its range"):
-            parse_setting(name, str(number), TuneConfig)
-
-
-@pytest.mark.parametrize("text", ["", "nan", "inf", "-inf", "1e999", "none", "10 minutes", "0", "-5"])
-def test_a_budget_is_a_finite_number_above_nothing(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^timeout_s="):
-        parse_setting("timeout_s", text, TuneConfig)
-    assert parse_setting("timeout_s", "0.5", TuneConfig) == 0.5
-
-
-@pytest.mark.parametrize("text", ["", "1.5", "1e3", "ten", "0x10", "5,6"])
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_count_is_a_whole_number(name: str, text: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{name}=.*not a whole number"):
-        parse_setting(name, text, TuneConfig)
-
-
-@pytest.mark.parametrize("name", BOOLEANS)
-def test_a_switch_takes_the_words_of_a_boolean(name: str) -> None:
-    assert parse_setting(name, "Yes", TuneConfig) is True
-    assert parse_setting(name, "0", TuneConfig) is False
-    with pytest.raises(ConfigError, match="neither true nor false"):
-        parse_setting(name, "maybe", TuneConfig)
-
-
-@pytest.mark.parametrize("name", FIELDS)
-def test_a_misspelt_setting_is_refused_with_the_right_one(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"no such setting.*{name}"):
-        parse_setting(name[:-1] + "_", "1", TuneConfig)
-
-
-def test_an_unknown_sampler_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="Did you mean tpe"):
-        parse_setting("sampler", "tpee", TuneConfig)
-
-
-@pytest.mark.parametrize("name", ["a", "A.b_c-9", "x" * 64, "resnet50-digits-0a1b2c3d"])
-def test_a_study_may_be_called_by_a_plain_name(name: str) -> None:
-    assert parsed({"study_name": name}).study_name == name
-    assert parsed({"study_name": f" {name}\n"}).study_name == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "x" * 65,
-        "two words",
-        "a/b",
-        "../up",
-        "a\\b",
-        "a'b",
-        'a"b',
-        "a`b",
-        "a;b",
-        "a$b",
-        "$(reboot)",
-        "' OR 1=1 --",
-        "a%b",
-        "{a}",
-        "a\nb",
-        "a\x00b",
-        "a\u202eb",
-        "名前",
-        "é",
-        "٣",
-    ],
-)
-def test_a_study_may_not_be_called_what_a_shell_a_query_or_a_path_could_read(name: str) -> None:
-    with pytest.raises(ConfigError, match="1 to 64 of") as caught:
-        parsed({"study_name": name})
-    assert str(caught.value).startswith("study_name=")
-    assert "\n" not in str(caught.value)
-
-
-def test_an_empty_study_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^study_name="):
-        parsed({"study_name": " "})
-
-
-def test_a_learning_rate_has_no_grid() -> None:
-    with pytest.raises(ConfigError, match=r"^sampler=grid: a learning rate has no grid"):
-        parsed({"sampler": "grid", "search_learning_rate": "true"})
-    for sampler in ("auto", "tpe", "random"):
-        assert parsed({"sampler": sampler, "search_learning_rate": "true"}).search_learning_rate
-
-
-# --- the space ---
 
 
 @pytest.mark.parametrize("row", RECIPES, ids="-".join)
@@ -216,7 +52,7 @@ def test_the_default_space_is_around_the_recipe_and_holds_it(row: tuple[str, str
 
 
 def test_the_grid_is_every_combination_once() -> None:
-    space = space_of(parsed({"batch_sizes": "8,16", "accumulation_choices": "1,3"}), sets=THREE_SETS)
+    space = space_of(parse_tune({"batch_sizes": "8,16", "accumulation_choices": "1,3"}), sets=THREE_SETS)
     points = {tuple(sorted(point.items())) for point in space.grid}
     assert len(points) == len(space.grid) == space.size == 2 * 2 * 4
     assert all(point in space for point in space.grid)
@@ -242,16 +78,16 @@ def test_default_points_that_cannot_run_are_left_out_and_named() -> None:
 )
 def test_points_that_were_asked_for_and_cannot_run_are_refused(texts: dict[str, str], setting: str, point: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        space_of(parsed(texts), train_images=300)
+        space_of(parse_tune(texts), train_images=300)
     line = str(caught.value)
     assert line.startswith(f"{setting}: ")
     assert point in line and "300 training pictures" in line and "\n" not in line
 
 
 def test_an_effective_batch_of_the_whole_training_set_can_run() -> None:
-    assert space_of(parsed({"batch_sizes": "150", "accumulation_choices": "2"}), train_images=300).size == 1
+    assert space_of(parse_tune({"batch_sizes": "150", "accumulation_choices": "2"}), train_images=300).size == 1
     with pytest.raises(ConfigError):
-        space_of(parsed({"batch_sizes": "150", "accumulation_choices": "2"}), train_images=299)
+        space_of(parse_tune({"batch_sizes": "150", "accumulation_choices": "2"}), train_images=299)
 
 
 def test_a_default_space_without_a_possible_point_is_refused() -> None:
@@ -261,7 +97,7 @@ def test_a_default_space_without_a_possible_point_is_refused() -> None:
 
 
 def test_batch_normalisation_needs_two_pictures() -> None:
-    asked = parsed({"batch_sizes": "1,8"})
+    asked = parse_tune({"batch_sizes": "1,8"})
     with pytest.raises(ConfigError, match=r"^batch_sizes=1,8: the BatchNorm of resnet50 .*Use 2 or more"):
         space_of(asked)
     assert space_of(asked, model="vit", has_batch_norm=False).batch_sizes == (1, 8)
@@ -278,7 +114,7 @@ def test_the_default_batches_around_a_tiny_one_are_possible_and_different(
 
 @pytest.mark.parametrize("rate", [3e-3, 2e-5, 1e-3, 0.0123456])
 def test_the_learning_rate_is_searched_from_a_fifth_to_five_times_the_recipes(rate: float) -> None:
-    space = space_of(parsed({"search_learning_rate": "true"}), learning_rate=rate)
+    space = space_of(parse_tune({"search_learning_rate": "true"}), learning_rate=rate)
     assert space.learning_rates is not None
     assert space.learning_rates == pytest.approx((rate / LEARNING_RATE_SPAN, rate * LEARNING_RATE_SPAN), rel=5e-3)
     assert [float(f"{bound:.3g}") for bound in space.learning_rates] == list(space.learning_rates)
@@ -288,7 +124,7 @@ def test_the_learning_rate_is_searched_from_a_fifth_to_five_times_the_recipes(ra
 
 
 def test_a_searched_learning_rate_is_typed_with_three_digits_inside_the_range() -> None:
-    space = space_of(parsed({"search_learning_rate": "true"}))
+    space = space_of(parse_tune({"search_learning_rate": "true"}))
     assert space.learning_rates is not None
     low, high = space.learning_rates
     chance = random.Random(0)
@@ -300,7 +136,7 @@ def test_a_searched_learning_rate_is_typed_with_three_digits_inside_the_range() 
 
 
 def test_a_point_outside_the_range_of_the_learning_rate_is_not_in_the_space() -> None:
-    space = space_of(parsed({"search_learning_rate": "true"}))
+    space = space_of(parse_tune({"search_learning_rate": "true"}))
     point = dict(space.grid[0])
     assert {**point, "learning_rate": 0.003} in space
     assert {**point, "learning_rate": 0.3} not in space
@@ -334,12 +170,12 @@ def test_every_technique_of_this_processor_is_switched_on_and_off() -> None:
 
 
 def test_what_was_seen_is_not_left_to_see() -> None:
-    space = space_of(parsed({"batch_sizes": "8,16", "accumulation_choices": "1,2"}))
+    space = space_of(parse_tune({"batch_sizes": "8,16", "accumulation_choices": "1,2"}))
     seen = space.grid[1:3]
     assert space.unseen(seen) == [space.grid[0], space.grid[3]]
     assert space.unseen(space.grid) == []
     assert space.unseen([]) == space.grid
-    with_rate = space_of(parsed({"search_learning_rate": "true"}))
+    with_rate = space_of(parse_tune({"search_learning_rate": "true"}))
     assert with_rate.unseen(with_rate.grid) == with_rate.grid
 
 
@@ -354,7 +190,7 @@ def test_what_was_seen_is_not_left_to_see() -> None:
     ids=lambda change: next(iter(change)),
 )
 def test_spaces_that_differ_have_texts_that_differ(change: dict[str, Any]) -> None:
-    space = space_of(parsed({"batch_sizes": "8,16"}))
+    space = space_of(parse_tune({"batch_sizes": "8,16"}))
     assert space.as_texts() == dataclasses.replace(space).as_texts()
     assert dataclasses.replace(space, **change).as_texts() != space.as_texts()
     assert all(isinstance(text, str) and text for text in space.as_texts().values())
@@ -393,7 +229,7 @@ def test_the_learning_rate_follows_the_batch_unless_it_is_searched() -> None:
 
 
 def test_the_recipes_own_point_may_lie_outside() -> None:
-    space = space_of(parsed({"batch_sizes": "8,16"}))
+    space = space_of(parse_tune({"batch_sizes": "8,16"}))
     own = space.point_of(resolve({"model": "resnet50"}))
     assert own == {"batch_size": 32, "accumulation_steps": 1}
     assert own not in space
@@ -420,8 +256,6 @@ def test_different_points_are_said_in_different_words() -> None:
     assert len({in_words(point) for point in points}) == len(points)
 
 
-def test_the_settings_of_a_search_cannot_be_changed() -> None:
-    for record, name in ((TuneConfig(), "n_trials"), (space_of(), "batch_sizes")):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(record, name, 1)
-    assert isinstance(resolve({"model": "vit"}), RunConfig)
+def test_a_space_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(space_of(), "batch_sizes", 1)  # noqa: B010

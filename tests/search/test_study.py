@@ -26,7 +26,7 @@ from accelmlf.search.one_trial import run_one_trial
 from accelmlf.search.sampling import UnseenPoints
 from accelmlf.search.space import Point, SearchSpace
 from accelmlf.search.storage import storage_url
-from accelmlf.search.study import TARGET, open_study, records, seen_points
+from accelmlf.search.study import TARGET_CONSTRAINT, open_study, records, seen_points
 from accelmlf.search.trials import COME_AGAIN, times_s
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -69,7 +69,7 @@ def add(study: optuna.Study, point: Point, state: TrialState, seconds: float | N
         params=dict(point),
         distributions={name: kind for name, kind in studies.distributions(SPACE).items() if name in point},
         user_attrs=attrs,
-        constraints={TARGET: attrs["short_by"]} if "short_by" in attrs else None,
+        constraints={TARGET_CONSTRAINT: attrs["short_by"]} if "short_by" in attrs else None,
     )
     study.add_trial(trial)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from typing import Any
 
 import optuna
 import pytest
@@ -48,7 +49,7 @@ def worker(url: str) -> Worker:
     return make_worker(open_study(url, next(names), FACTS), url, timeout_s=BUDGET_S)
 
 
-def add(worker: Worker, state: TrialState, seconds: float | None = None, *, batch_size: int = 8, **attrs: str) -> None:
+def add(worker: Worker, state: TrialState, seconds: float | None = None, *, batch_size: int = 8, **attrs: Any) -> None:
     add_trial(worker.study, worker.plan.space, state, seconds, batch_size=batch_size, **attrs)
 
 
