@@ -2,20 +2,16 @@
 
 import sys
 
+from accelmlf.errors import broken_environment
 from accelmlf.machine import signals
 
 signals.hold()
 try:
     from accelmlf.cli import main
 except ImportError as error:
-    # A half-removed environment shows up here first; a traceback would not say how to mend it.
     if (error.name or "").startswith("accelmlf"):
         raise
-    print(
-        f"accelmlf: error: environment={sys.prefix}: {error}. "
-        "Run scripts/run again to repair .venv, or: pip install -r requirements.txt",
-        file=sys.stderr,
-    )
+    print(f"accelmlf: error: {broken_environment(error)}", file=sys.stderr)
     sys.exit(70)
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line: one command per entry point of MLproject, its flags read off the records of settings."""
 
+import os
 import re
 import sys
 import traceback
@@ -8,19 +9,12 @@ from typing import Any, NoReturn
 
 import click
 
-from accelmlf import PROCESS_STARTED_S
 from accelmlf.entry_points import ENTRY_POINTS, EntryPoint
-from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, one_line, redact
+from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, broken_environment, one_line, redact
 from accelmlf.machine import signals
-from accelmlf.run.one_run import one_run
-from accelmlf.run.plan import print_plan
 from accelmlf.settings.fields import field_help, parse_bool, parse_setting, settable_fields, suggest
-from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
-from accelmlf.tracking.tracker import MlflowTracker, close_inherited_run
 
-MODEL_ENTRY_POINTS = ("resnet50", "efficientnet_b0", "vit")
-DEFAULT_MODEL = MODEL_ENTRY_POINTS[0]
 SWITCHES = {
     "dry_run": "Print what would be run, and (of a single run) what each technique needs; train nothing.",
     "debug": "Show the traceback of an error.",
@@ -49,6 +43,9 @@ def exit_code(given: list[str]) -> int:
     except click.UsageError as error:
         usage = usage_error(error, given)
         return fail(usage, str(usage), usage.exit_code, debug)
+    except ImportError as error:
+        broken = broken_environment(error)
+        return fail(error, str(broken), broken.exit_code, debug)
     except Exception as error:
         line = f"internal={type(error).__name__}: {error}. Run again with --debug and report it"
         return fail(error, line, INTERNAL_ERROR, debug)
@@ -65,6 +62,14 @@ def fail(error: BaseException, line: str, code: int, debug: bool) -> int:
     return code
 
 
+def close_inherited_run(outcome: str, error: str | None = None) -> None:
+    """Close the run that `mlflow run` opened for a command that ends before its own begins."""
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from accelmlf.tracking import tracker  # seconds of imports, where there is a run to close
+
+        tracker.close_inherited_run(outcome, error)
+
+
 def entry_points() -> click.Group:
     """The group with one command per entry point."""
     # MLflow passes names with underscores; people type dashes.
@@ -74,27 +79,17 @@ def entry_points() -> click.Group:
         "max_content_width": 110,
     }
     group = click.Group("accelmlf", help=sys.modules["accelmlf"].__doc__, context_settings=settings)
-    group.add_command(run_command("main", "Train the model that --model names.", settings))
-    for model in MODEL_ENTRY_POINTS:
-        group.add_command(run_command(model, f"Train {model}.", settings, model=model))
     for name, entry in ENTRY_POINTS.items():
-        group.add_command(entry_command(name, entry, settings))
+        group.add_command(command(name, entry, settings))
     return group
 
 
-def run_command(name: str, text: str, settings: dict[str, Any], *, model: str | None = None) -> click.Command:
-    """The command of one training entry point."""
-    options = flags_of(RunConfig, without=() if model is None else ("model",)) + switches()
-    return click.Command(name, params=options, callback=run_callback(model), help=text, context_settings=settings)
-
-
-def entry_command(name: str, entry: EntryPoint, settings: dict[str, Any]) -> click.Command:
-    """A command of many runs: its own settings, and those of its runs that it does not set itself."""
-    of_runs = flags_of(RunConfig, without=tuple(entry.set_by_itself)) if entry.has_runs else []
-    options = flags_of(entry.record) + of_runs + switches(*(() if entry.has_runs else ("debug",)))
-    return click.Command(
-        name, params=options, callback=entry_callback(entry), help=entry.does, context_settings=settings
-    )
+def command(name: str, entry: EntryPoint, settings: dict[str, Any]) -> click.Command:
+    """The command of an entry point: its own settings, and those of its runs that it does not set itself."""
+    own = [] if entry.record is None else flags_of(entry.record)
+    of_runs = flags_of(RunConfig, without=tuple(entry.set_by_itself)) if entry.takes_runs else []
+    options = own + of_runs + switches(*(() if entry.takes_runs else ("debug",)))
+    return click.Command(name, params=options, callback=callback(entry), help=entry.does, context_settings=settings)
 
 
 def flags_of(record: type, without: Sequence[str] = ()) -> list[click.Parameter]:
@@ -118,36 +113,16 @@ def flag(name: str, text: str, *, is_bool: bool) -> click.Option:
     return click.Option([f"--{name}"], help=text, metavar=name.rsplit("_", maxsplit=1)[-1].upper())
 
 
-def run_callback(model: str | None) -> Callable[..., None]:
-    """What a training command does with the texts it was given."""
-
-    def run(dry_run: str | None, debug: str | None, **texts: str | None) -> None:
-        del debug  # exit_code reads it before anything can fail
-        if model is not None:
-            texts["model"] = model
-        config = resolve(parsed(texts, RunConfig))
-        if is_on(dry_run):
-            print_plan(config)
-            close_inherited_run("completed")
-        else:
-            one_run(config, MlflowTracker(), started_s=PROCESS_STARTED_S)
-
-    return run
-
-
-def entry_callback(entry: EntryPoint) -> Callable[..., None]:
-    """What a command of many runs does with the texts it was given."""
+def callback(entry: EntryPoint) -> Callable[..., None]:
+    """What a command does with the texts it was given."""
 
     def run(debug: str | None, dry_run: str | None = None, **texts: str | None) -> None:
-        del debug
-        own = {name: text for name, text in texts.items() if name in settable_fields(entry.record)}
-        record = entry.record(**parsed(own, entry.record))
-        if not entry.has_runs:
-            entry.run(record)
-            return
-        of_runs = {name: text for name, text in texts.items() if name not in own}
-        given = {"model": DEFAULT_MODEL} | parsed(of_runs, RunConfig)
-        entry.run(record, given, dry_run=is_on(dry_run))
+        del debug  # exit_code reads it before anything can fail
+        names = () if entry.record is None else settable_fields(entry.record)
+        own = {name: text for name, text in texts.items() if name in names}
+        of_runs = {name: text for name, text in texts.items() if name not in names}
+        settings = None if entry.record is None else entry.record(**parsed(own, entry.record))
+        entry.start(settings, {**entry.defaults, **parsed(of_runs, RunConfig)}, is_on(dry_run))
         if is_on(dry_run):
             close_inherited_run("completed")
 
@@ -167,17 +142,16 @@ def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
     """click's complaint in this project's words, with what was typed and what was probably meant."""
     if isinstance(error, click.NoSuchOption):
         name = error.option_name.lstrip("-")
-        entry = ENTRY_POINTS.get(given[0]) if given else None
-        if entry is not None and name in entry.set_by_itself:
+        entry = ENTRY_POINTS.get(given[0].replace("-", "_"), ENTRY_POINTS["main"])
+        if name in entry.set_by_itself:
             rule, remedy = f"{given[0]} sets it by itself", f"Give {entry.set_by_itself[name]}"
             return ConfigError(name, typed_value(name, given), rule, remedy)
-        own = [] if entry is None else [*settable_fields(entry.record)]
-        known = [*own, *(settable_fields(RunConfig) if entry is None or entry.has_runs else ()), *SWITCHES]
+        own = () if entry.record is None else settable_fields(entry.record)
+        known = [*own, *(settable_fields(RunConfig) if entry.takes_runs else ()), *SWITCHES]
         return ConfigError(name, typed_value(name, given), "there is no such setting", suggest(name, known))
     name = next((token for token in given if not token.startswith("-")), "none")
-    known = ["main", *MODEL_ENTRY_POINTS, *ENTRY_POINTS]
-    if name not in known:
-        return ConfigError("entry_point", name, "there is no such entry point", suggest(name, known))
+    if name not in ENTRY_POINTS:
+        return ConfigError("entry_point", name, "there is no such entry point", suggest(name, ENTRY_POINTS))
     return ConfigError("arguments", " ".join(given[1:]), error.format_message(), "See --help")
 
 

@@ -1,63 +1,101 @@
-"""The entry points beside those that train one run: their settings, and what they start."""
+"""The entry points: what each is called, which settings it takes, and what it starts.
+
+Nothing heavy is imported before an entry point starts, so that help and a wrong setting are answered at once.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelmlf import PROCESS_STARTED_S
 from accelmlf.ablation.settings import SET_BY_ABLATION, AblateConfig
+from accelmlf.machine import signals
 from accelmlf.report.settings import ReportConfig
 from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
+from accelmlf.settings.recipes import model_names, resolve
+
+Given = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntryPoint:
-    """An entry point beside those that train one run."""
+    """A row of ENTRY_POINTS."""
 
     does: str
-    record: type
-    """Its settings."""
-    run: Callable[..., None]
-    set_by_itself: Mapping[str, str] = field(default_factory=dict)
-    """Settings of its runs that it sets, and what to give instead."""
-    has_runs: bool = True
+    start: Callable[[Any, Given, bool], None]
+    """Called with its own settings (an instance of `record`, or None), those given for its runs, and dry_run."""
+    record: type | None = None
+    """Its own settings, beside those of runs."""
+    takes_runs: bool = True
     """Whether it takes the settings of runs."""
+    set_by_itself: Mapping[str, str] = field(default_factory=dict)
+    """Settings of runs that it sets, and what to give instead."""
+    defaults: Given = field(default_factory=dict)
+    """Settings of runs that it starts from."""
 
 
-def tune(*given: Any, **switched: Any) -> None:
-    from accelmlf.search.tune import run_tune  # Optuna: a single run need not wait for it
-
-    run_tune(*given, **switched)
-
-
-def ablate(*given: Any, **switched: Any) -> None:
-    from accelmlf.ablation.ablate import run_ablate  # SciPy and Matplotlib likewise
-
-    run_ablate(*given, **switched)
-
-
-def report(*given: Any) -> None:
-    from accelmlf.report.report import run_report
-
-    run_report(*given)
+def train(_: None, given: Given, dry_run: bool) -> None:
+    config = resolve(given)
+    if dry_run:
+        with signals.held():
+            from accelmlf.run.plan import print_plan
+        print_plan(config)
+        return
+    with signals.held():
+        from accelmlf.run.one_run import one_run
+        from accelmlf.tracking.store import open_store
+        from accelmlf.tracking.tracker import MlflowTracker
+    one_run(config, MlflowTracker(open_store()), started_s=PROCESS_STARTED_S)
 
 
+def tune(settings: TuneConfig, given: Given, dry_run: bool) -> None:
+    with signals.held():
+        from accelmlf.search.tune import run_tune
+    run_tune(settings, given, dry_run=dry_run)
+
+
+def ablate(settings: AblateConfig, given: Given, dry_run: bool) -> None:
+    with signals.held():
+        from accelmlf.ablation.ablate import run_ablate
+    run_ablate(settings, given, dry_run=dry_run)
+
+
+def report(settings: ReportConfig, _: Given, __: bool) -> None:
+    with signals.held():
+        from accelmlf.report.report import run_report
+    run_report(settings)
+
+
+FIRST_MODEL = {"model": model_names()[0]}
 ENTRY_POINTS = {
+    "main": EntryPoint(does="Train the model that --model names.", start=train),
+    **{
+        model: EntryPoint(
+            does=f"Train {model}.",
+            start=train,
+            set_by_itself={"model": "another entry point, or main with model"},
+            defaults={"model": model},
+        )
+        for model in model_names()
+    },
     "tune": EntryPoint(
         does="Search for the settings that reach a target accuracy soonest, and confirm them with fresh seeds.",
+        start=tune,
         record=TuneConfig,
-        run=tune,
         set_by_itself=SET_BY_SEARCH,
+        defaults=FIRST_MODEL,
     ),
     "ablate": EntryPoint(
         does="Say what each technique is worth: arms that differ in nothing else, interleaved and repeated.",
+        start=ablate,
         record=AblateConfig,
-        run=ablate,
         set_by_itself=SET_BY_ABLATION,
+        defaults=FIRST_MODEL,
     ),
     "report": EntryPoint(
         does="Write report.md and report.html of all that an experiment of the tracking store holds.",
+        start=report,
         record=ReportConfig,
-        run=report,
-        has_runs=False,
+        takes_runs=False,
     ),
 }

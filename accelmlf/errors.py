@@ -3,6 +3,7 @@
 import errno
 import re
 import signal
+import sys
 
 
 class AccelmlfError(Exception):
@@ -123,6 +124,12 @@ def recognise(error: Exception, batch_size: int) -> Exception:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return DiskError("path", error.filename or ".", text, "Free some space or choose a writable folder")
     return error
+
+
+def broken_environment(error: ImportError) -> AccelmlfError:
+    """What a package that cannot be imported means: a half-removed environment shows first like this."""
+    remedy = "Run scripts/run again to repair .venv, or: pip install -r requirements.txt"
+    return AccelmlfError("environment", sys.prefix, str(error), remedy)
 
 
 def one_line(text: str, limit: int = 700) -> str:

@@ -50,14 +50,12 @@ def store_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def store(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+def store(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
     """The store as the one that runs are tracked in; artifacts go to the test's folder."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(store_uri)
-    yield mlflow.MlflowClient(store_uri)
-    if mlflow.active_run():
-        mlflow.end_run()
+    return mlflow.MlflowClient(store_uri)
 
 
 @pytest.fixture(autouse=True)

@@ -75,8 +75,7 @@ def train_losses(config: RunConfig, splits: Splits | None = None) -> list[float]
     """The training loss of every epoch."""
     work = make_work(config, splits)
     with work.techniques.process_context():
-        epochs = train_epochs(work, max_epochs=config.epochs, accumulation_steps=config.accumulation_steps)
-        return [epoch.train_loss for epoch in epochs]
+        return [epoch.train_loss for epoch in train_epochs(work, max_epochs=config.epochs)]
 
 
 def plan_of(sizes: int, batch_size: int, seed: int = 0) -> BatchPlan:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from accelmlf.cli import DEFAULT_MODEL, MODEL_ENTRY_POINTS, SWITCHES, entry_points, main
+from accelmlf.cli import SWITCHES, entry_points, main
 from accelmlf.entry_points import ENTRY_POINTS
 from accelmlf.models.families import MODELS
 from accelmlf.settings.fields import as_text, settable_fields
@@ -27,16 +27,14 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 
 def settings_of(entry_point: str) -> set[str]:
-    if entry := ENTRY_POINTS.get(entry_point):
-        of_runs = set(settable_fields(RunConfig)) - set(entry.set_by_itself) if entry.has_runs else set()
-        return {*settable_fields(entry.record), *of_runs}
-    return set(settable_fields(RunConfig)) - (set() if entry_point == "main" else {"model"})
+    entry = ENTRY_POINTS[entry_point]
+    of_runs = set(settable_fields(RunConfig)) - set(entry.set_by_itself) if entry.takes_runs else set()
+    return of_runs | (set() if entry.record is None else set(settable_fields(entry.record)))
 
 
 def test_every_model_has_an_entry_point() -> None:
-    assert set(MODEL_ENTRY_POINTS) == set(MODELS)
-    assert set(entry_points().commands) == set(PROJECT) == {"main", *MODEL_ENTRY_POINTS, *ENTRY_POINTS}
-    assert set(ENTRY_POINTS) == {"tune", "ablate", "report"}
+    assert set(entry_points().commands) == set(PROJECT) == set(ENTRY_POINTS)
+    assert set(ENTRY_POINTS) == {"main", *MODELS, "tune", "ablate", "report"}
 
 
 @pytest.mark.parametrize("entry_point", PROJECT)
@@ -56,14 +54,12 @@ def test_mlproject_declares_what_the_command_line_has(entry_point: str) -> None:
 @pytest.mark.parametrize("entry_point", PROJECT)
 def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: str) -> None:
     declared = {name: spec["default"] for name, spec in PROJECT[entry_point]["parameters"].items()}
-    model = declared.pop("model", entry_point)
-    entry = ENTRY_POINTS.get(entry_point)
-    model = DEFAULT_MODEL if entry else model
-    record = entry.record() if entry else None
-    own = {name: as_text(getattr(record, name)) for name in settable_fields(entry.record)} if entry else {}
-    texts = resolve({"model": model}).as_texts() | own
+    entry = ENTRY_POINTS[entry_point]
+    own_fields = {} if entry.record is None else settable_fields(entry.record)
+    own = {name: as_text(field.default) for name, field in own_fields.items()}
+    texts = resolve({"model": "resnet50", **entry.defaults}).as_texts() | own
     assert declared == {name: texts[name] for name in declared}
-    fields = settable_fields(RunConfig) | (settable_fields(entry.record) if entry else {})
+    fields = settable_fields(RunConfig) | own_fields
     not_concrete = {name for name, f in fields.items() if f.default is None or "recipe" in f.metadata["default_text"]}
     assert not_concrete & declared.keys() <= {"train_images"}
 
@@ -118,6 +114,8 @@ def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: s
         (["report", "--model", "vit"], "model=vit: there is no such setting. Known: experiment_name, output"),
         (["report", "--experiment", "x"], "experiment=x: there is no such setting. Did you mean experiment_name?"),
         (["resnet50", "--n_trials", "3"], "n_trials=3: there is no such setting"),
+        (["resnet50", "--model", "vit"], "model=vit: resnet50 sets it by itself. Give another entry point, or main"),
+        (["--epochs", "3"], "epochs=3: there is no such setting"),
         (["resnet"], "entry_point=resnet: there is no such entry point. Did you mean resnet50?"),
         (["train"], "entry_point=train: there is no such entry point"),
         ([], "entry_point=none: there is no such entry point. Known: main"),

@@ -17,7 +17,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
-RECORDS = (RunConfig, *(entry.record for entry in ENTRY_POINTS.values()))
+RECORDS = (RunConfig, *(entry.record for entry in ENTRY_POINTS.values() if entry.record is not None))
 
 
 @pytest.mark.parametrize(("record", "name"), [(record, name) for record in RECORDS for name in settable_fields(record)])

@@ -1,7 +1,7 @@
-"""The entry points beside those that train one run: settings that do not collide, and imports that wait."""
+"""The entry points: settings that do not collide, and imports that wait until they are needed."""
 
 import dataclasses
-import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,40 +14,33 @@ from accelmlf.settings.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = pytest.mark.parametrize("name", ENTRY_POINTS)
-HEAVY = {"tune": "optuna", "ablate": "accelmlf.ablation_figures", "report": "markdown_it"}
-"""What an entry point needs and a single run does not."""
-
-
-def loaded_after(*statements: str) -> list[set[str]]:
-    """The modules that a fresh process has after one statement and then another."""
-    each = "\n".join(f"{statement}\nprint(json.dumps(sorted(sys.modules)))" for statement in statements)
-    command = [sys.executable, "-c", f"import json, sys\n{each}"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [set(json.loads(line)) for line in ended.stdout.splitlines() if line.startswith("[")]
+OWN = {name: entry.record for name, entry in ENTRY_POINTS.items() if entry.record is not None}
+WITH_SETTINGS = pytest.mark.parametrize("name", OWN)
+HEAVY = ("torch", "torchvision", "timm", "transformers", "mlflow", "optuna", "matplotlib", "scipy", "sklearn", "numpy")
 
 
 @ENTRIES
 def test_what_an_entry_point_sets_itself_is_a_setting_of_runs_and_what_to_give_instead_is_one_too(name: str) -> None:
     entry = ENTRY_POINTS[name]
-    known = {*settable_fields(entry.record), *settable_fields(RunConfig)} - set(entry.set_by_itself)
-    assert set(entry.set_by_itself) <= set(settable_fields(RunConfig))
-    assert {remedy.partition("=")[0] for remedy in entry.set_by_itself.values()} <= known
-    assert not set(entry.set_by_itself) & set(settable_fields(entry.record))
+    own = set(settable_fields(OWN[name])) if name in OWN else set()
+    known = {*own, *settable_fields(RunConfig)} - set(entry.set_by_itself)
+    assert set(entry.set_by_itself) | set(entry.defaults) <= set(settable_fields(RunConfig))
+    remedies = {remedy.partition("=")[0] for remedy in entry.set_by_itself.values()}
+    assert remedies <= known or remedies == {"another entry point, or main with model"}
+    assert not set(entry.set_by_itself) & own
 
 
 @ENTRIES
 def test_a_setting_is_of_the_entry_point_or_of_its_runs(name: str) -> None:
     entry = ENTRY_POINTS[name]
-    if entry.has_runs:
-        assert not set(settable_fields(entry.record)) & set(settable_fields(RunConfig))
-    else:
-        assert not entry.set_by_itself
-    assert set(settable_fields(entry.record))
+    if entry.takes_runs and name in OWN:
+        assert not set(settable_fields(OWN[name])) & set(settable_fields(RunConfig))
+    assert entry.takes_runs or (not entry.set_by_itself and not entry.defaults)
 
 
-@ENTRIES
+@WITH_SETTINGS
 def test_the_settings_of_an_entry_point_have_defaults_and_do_not_change(name: str) -> None:
-    settings = ENTRY_POINTS[name].record()
+    settings = OWN[name]()
     first = dataclasses.fields(settings)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(settings, first, "another")
@@ -60,19 +53,45 @@ def test_an_entry_point_says_what_it_does_in_a_sentence(name: str) -> None:
 
 
 def test_no_entry_point_has_the_settings_of_another() -> None:
-    records = [RunConfig, *(entry.record for entry in ENTRY_POINTS.values())]
-    assert len(set(records)) == len(ENTRY_POINTS) + 1
+    assert len({RunConfig, *OWN.values()}) == len(OWN) + 1
 
 
-def test_the_table_costs_nothing_but_the_standard_library() -> None:
-    (loaded,) = loaded_after("import accelmlf.entries")
-    assert "accelmlf.entries" in loaded
-    assert not loaded & {"torch", "mlflow", "optuna", "scipy", "matplotlib", "markdown_it", "numpy"}
+# --- what is imported for an answer ---
 
 
-@pytest.mark.slow
-def test_a_single_run_does_not_wait_for_what_others_need() -> None:
-    assert set(HEAVY) == set(ENTRY_POINTS)
-    first, then = loaded_after("import accelmlf.cli", "import accelmlf.tune, accelmlf.ablation, accelmlf.report")
-    assert not first & set(HEAVY.values())
-    assert then >= set(HEAVY.values())  # the control
+def loaded_after(*arguments: str) -> set[str]:
+    """Which of the heavy packages a command has imported when it ends."""
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('LOADED', *(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr))\n"
+        "from accelmlf.cli import main\n"
+        f"main({arguments!r})\n"
+    )
+    environment = {name: text for name, text in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("LOADED")]
+    return set(line.split()[1:])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("tune", "--help"),
+        ("resnet50", "--epohcs", "3"),
+        ("resnet",),
+        ("main",),
+        ("ablate", "--repeats", "0"),
+    ],
+    ids=" ".join,
+)
+def test_help_and_a_usage_error_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    assert loaded_after(*arguments) == set()
+
+
+def test_a_dry_run_imports_torch_and_nothing_that_only_a_run_needs() -> None:
+    loaded = loaded_after("resnet50", "--dry_run", "--device", "cpu")
+    assert "torch" in loaded  # the control: it asks for the device
+    assert not loaded & {"mlflow", "optuna", "matplotlib", "torchvision", "timm", "transformers", "scipy", "sklearn"}

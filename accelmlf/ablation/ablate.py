@@ -11,18 +11,15 @@ from accelmlf.ablation.plan import AblationPlan, make_plan, refuse
 from accelmlf.ablation.result import FAILED_FOR_GOOD, Ablation, blocks_of
 from accelmlf.ablation.settings import SET_BY_ABLATION, AblateConfig
 from accelmlf.errors import AccelmlfError
-from accelmlf.machine.facts import as_tags
-from accelmlf.machine.processes import MANY_RUNS, is_of_this_machine, sole_use
+from accelmlf.machine.processes import is_of_this_machine
 from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, start_server, too_many
 from accelmlf.many_runs.comparison import block_orders
 from accelmlf.many_runs.console import RunsConsole, left_in_words
-from accelmlf.settings.fields import settable_fields
+from accelmlf.many_runs.opened import labels_of_parent, opened
 from accelmlf.settings.run import RunConfig
 from accelmlf.text import say
-from accelmlf.tracking.parent_run import Family, claim
-from accelmlf.tracking.stored_runs import runs_of_study
-from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, DEVICE, OWNER
-from accelmlf.tracking.tracker import MlflowTracker
+from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, COMMAND, DEVICE, ERROR, OWNER, VERDICT
 
 
 def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> None:
@@ -39,25 +36,21 @@ def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool 
         announce(plan)
         return
     name = f"{plan.base.model}-{plan.base.dataset}-{plan.study_id()[:8]}"
-    with sole_use(plan.seen.device_key, MANY_RUNS), MlflowTracker().run() as parent:
+    with opened(ABLATION, plan.seen.device_key) as parent:
         announce(plan)
-        claim(parent, ABLATION)
-        family = Family(parent, ABLATION, name, plan.study_id())
-        family.log_settings(*labels(plan))
-        family.adopt()
-        given_up_for = measure(plan, family)
-        runs = runs_of_study(parent.experiment_id, family.study_id)
-        ablation = Ablation.of(next(run for run in runs if run.run_id == parent.run_id), runs)
+        parent.join(name, plan.study_id(), *labels(plan))
+        given_up_for = measure(plan, parent)
+        runs = parent.store.runs_of_study(parent.run.experiment_id, parent.study_id)
+        ablation = Ablation.of(next(run for run in runs if run.run_id == parent.run.run_id), runs)
         if not ablation.num_runs:
             last = ablation.failures[-1]
-            error = last.tags.get("accelmlf.error")
-            raise failure_of_all("run", last.name, last.outcome or "failed", error)
-        record(ablation, plan, family)
+            raise failure_of_all("run", last.name, last.outcome or "failed", last.tags.get(ERROR))
+        record(ablation, plan, parent)
         if given_up_for is not None:
             raise given_up_for
 
 
-def measure(plan: AblationPlan, family: Family) -> AccelmlfError | None:
+def measure(plan: AblationPlan, parent: ParentRun) -> AccelmlfError | None:
     """Every arm of every block that is not there yet, each in a process of its own.
 
     Returns the last failure where so many runs have failed that no other was tried.
@@ -66,7 +59,7 @@ def measure(plan: AblationPlan, family: Family) -> AccelmlfError | None:
         AccelmlfError: what no further run would survive.
     """
     arms, console = plan.asked.as_design().arms, RunsConsole()
-    done = places_done(family, arms, plan.seen.device_key)
+    done = places_done(parent, arms, plan.seen.device_key)
     todo = [
         (block, arm)
         for block, order in enumerate(block_orders(arms, plan.asked.repeats, plan.base.seed))
@@ -84,7 +77,7 @@ def measure(plan: AblationPlan, family: Family) -> AccelmlfError | None:
         console.begins(name, in_words(arm, plan.configs[arm.name], config.seed), config.epochs, left)
         tags = {ARM: arm.name, BLOCK: str(block), DEVICE: plan.seen.device_key}
         child = Child(f"{arm.name}, seed {config.seed}", ARM_RUN, tags)
-        ended = run_child(child, config, plan.seen.device_key, family, console)
+        ended = run_child(child, config, plan.seen.device_key, parent, console)
         if not isinstance(ended, AccelmlfError):
             in_a_row.clear()
             continue
@@ -101,12 +94,12 @@ def in_words(arm: Arm, config: RunConfig, seed: int) -> str:
     return f"{arm.name} ({batch}, techniques {config.techniques}, seed {seed})"
 
 
-def places_done(family: Family, arms: tuple[Arm, ...], device_key: str) -> set[tuple[int, str]]:
+def places_done(parent: ParentRun, arms: tuple[Arm, ...], device_key: str) -> set[tuple[int, str]]:
     """(block, arm) of what earlier starts have finished: whole blocks, and of others what this device has measured.
 
     A run that diverged or ran out of memory has finished, too: trying until it passes would hide that it does not.
     """
-    runs = family.children(ARM_RUN)
+    runs = parent.children(ARM_RUN)
     own = [run for run in runs if is_of_this_machine(run.tags[OWNER]) and run.tags[DEVICE] == device_key]
     whole = {block: found for block, found in blocks_of(runs, arms).items() if len(found) == len(arms)}
     kept = blocks_of(own, arms) | whole
@@ -117,15 +110,8 @@ def places_done(family: Family, arms: tuple[Arm, ...], device_key: str) -> set[t
 def labels(plan: AblationPlan) -> tuple[dict[str, str], dict[str, str]]:
     """Parameters and tags of the parent run."""
     own = {"design": plan.asked.design, "factors": ",".join(plan.asked.factors), "repeats": str(plan.asked.repeats)}
-    texts = plan.base.as_texts()
-    params = own | {name: texts[name] for name in settable_fields(RunConfig) if name not in SET_BY_ABLATION}
-    tags = {f"accelmlf.config.{name}": text for name, text in (texts | own).items()}
-    others = {
-        ASKED: plan.asked.as_json(),
-        "accelmlf.command": plan.command(),
-        "accelmlf.data_digest": plan.seen.data_digest,
-    }
-    return params, tags | others | as_tags(plan.seen.environment)
+    params, tags = labels_of_parent(plan.seen, own, SET_BY_ABLATION)
+    return params, tags | {ASKED: plan.asked.as_json(), COMMAND: plan.command()}
 
 
 def announce(plan: AblationPlan) -> None:
@@ -146,14 +132,14 @@ def announce(plan: AblationPlan) -> None:
         say(f"  there is no arm with all of them: {plan.asked.clash}")
 
 
-def record(ablation: Ablation, plan: AblationPlan, family: Family) -> None:
+def record(ablation: Ablation, plan: AblationPlan, parent: ParentRun) -> None:
     """The result on the console and in the parent run: metrics, verdicts, tables, pictures."""
     say("\n".join(tables.as_lines(ablation)))
     say(f"\nto show this again: {plan.command()}")
     say("another seed (-P seed=1000, say) measures afresh; decide on the number of repeats before you look")
     is_whole = ablation.num_runs + len(ablation.failures) == ablation.num_planned
-    tags = {"accelmlf.verdict": tables.verdict(ablation)}
-    family.log_result({}, tables.metrics(ablation), "completed" if is_whole else "failed", tags)
-    for write in (tables.write_tables, tables.draw):  # a picture that fails takes no table with it
-        family.parent.log_written(write, ablation)
-    say(f"tables and pictures (scripts/ui serves them): {family.parent.files_url()}")
+    tags = {VERDICT: tables.verdict(ablation)}
+    parent.log_result({}, tables.metrics(ablation), "completed" if is_whole else "failed", tags)
+    parent.run.log_written(tables.write_tables, ablation)
+    parent.run.log_written(tables.draw, parent.store, ablation)  # a picture that fails takes no table with it
+    say(f"tables and pictures (scripts/ui serves them): {parent.run.files_url()}")

@@ -1,7 +1,7 @@
 """What each factor of an ablation is worth: contrasts within blocks, their intervals, and verdicts in words."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from accelmlf.ablation.designs import Contrast
@@ -87,36 +87,64 @@ class Effect:
         return self.interval.as_difference(self.measure.unit)
 
     @property
-    def in_words(self) -> str:
-        """`faster: 1.62x [1.55, 1.70]`, or why there is no verdict."""
-        corrected = " after Holm's correction" * self._is_held_back
-        figure = f"{self.verdict}{corrected}: {self.figure}" if self.verdict else self.figure
-        if self.reached:
-            is_pair = len(self.reached) == 2
-            counts = ", ".join(f"{k} of {n} ({arm})" for arm, (k, n) in self.reached.items() if k < n or is_pair)
-            absent = f" ({_counts(self.absent)} failed or missing)" if self.absent else ""
-            return f"target reached in {counts}: no verdict{absent}"
-        if self.absent:
-            return "; ".join([figure] * bool(figure) + [f"no verdict: {_counts(self.absent)} failed or missing"])
-        if self.interval is not None and self.measure.is_primary and self.interval.count < MIN_REPEATS:
-            return f"{figure}, no verdict with fewer than {MIN_REPEATS} repeats"
-        return figure
+    def is_held_back(self) -> bool:
+        """Whether its own interval leaves "no difference" out, and the correction for many comparisons does not."""
+        if self.adjusted_p is None or self.interval is None or self.interval.p_value is None:
+            return False
+        return self.interval.p_value <= SIGNIFICANCE < self.adjusted_p
 
     @property
-    def _is_held_back(self) -> bool:
-        """Whether the interval leaves "no difference" out, and the correction for many comparisons does not."""
-        interval = self.interval
-        return bool(
-            self.verdict
-            and self.verdict.startswith("no ")
-            and interval is not None
-            and interval.p_value is not None
-            and interval.p_value <= SIGNIFICANCE
-        )
+    def in_words(self) -> str:
+        """`faster: 1.62x [1.55, 1.70]`, or why there is no verdict."""
+        return next(words for say in WORDS if (words := say(self)) is not None)
+
+
+def target_missed(effect: Effect) -> str | None:
+    if not effect.reached:
+        return None
+    is_pair = len(effect.reached) == 2
+    counts = ", ".join(f"{k} of {n} ({arm})" for arm, (k, n) in effect.reached.items() if k < n or is_pair)
+    absent = f" ({_counts(effect.absent)})" if effect.absent else ""
+    return f"target reached in {counts}: no verdict{absent}"
+
+
+def runs_absent(effect: Effect) -> str | None:
+    if not effect.absent:
+        return None
+    no_verdict = f"no verdict: {_counts(effect.absent)}"
+    return f"{effect.figure}; {no_verdict}" if effect.figure else no_verdict
+
+
+def too_few_repeats(effect: Effect) -> str | None:
+    if not effect.measure.is_primary or effect.interval is None or effect.interval.count >= MIN_REPEATS:
+        return None
+    return f"{effect.figure}, no verdict with fewer than {MIN_REPEATS} repeats"
+
+
+def judged(effect: Effect) -> str | None:
+    if effect.verdict is None:
+        return None
+    corrected = " after Holm's correction" if effect.is_held_back else ""
+    return f"{effect.verdict}{corrected}: {effect.figure}"
+
+
+def figure_alone(effect: Effect) -> str:
+    return effect.figure
+
+
+WORDS: tuple[Callable[[Effect], str | None], ...] = (
+    target_missed,
+    runs_absent,
+    too_few_repeats,
+    judged,
+    figure_alone,
+)
+"""What is said of an effect: the first that has anything to say."""
 
 
 def _counts(absent: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} run{'s' * (count > 1)} of {arm}" for arm, count in absent.items())
+    runs = ", ".join(f"{count} run{'s' * (count > 1)} of {arm}" for arm, count in absent.items())
+    return f"{runs} failed or missing"
 
 
 def effects(
@@ -141,29 +169,35 @@ def effects(
 def _effect(
     contrast: Contrast, measure: Measure, measured: Measured, repeats: int, failed: Mapping[str, int]
 ) -> Effect:
-    """What is paired is of one block, so that what disturbs a block cancels."""
     runs = {arm: measured.get(arm, {}) for arm in contrast.weights}
     absent = {arm: repeats - len(blocks) for arm, blocks in runs.items() if len(blocks) < repeats}
-    reached = {}
-    if measure is TIME_TO_ACCURACY:
-        hits = {arm: sum(measure.metric in figures for figures in blocks.values()) for arm, blocks in runs.items()}
-        reached = {arm: (hits[arm], len(blocks) + failed.get(arm, 0)) for arm, blocks in runs.items()}
-        reached = reached if any(k < n for k, n in reached.values()) else {}
+    reached = _reached(runs, failed) if measure is TIME_TO_ACCURACY else {}
+    interval = None if reached else _interval(contrast, measure, runs, repeats)
+    return Effect(contrast, measure, interval, reached, absent)
+
+
+def _reached(runs: Measured, failed: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Of each arm, how many of how many runs reached the target; empty where all did."""
+    metric = TIME_TO_ACCURACY.metric
+    hits = {arm: sum(metric in figures for figures in blocks.values()) for arm, blocks in runs.items()}
+    counts = {arm: (hits[arm], len(blocks) + failed.get(arm, 0)) for arm, blocks in runs.items()}
+    return counts if any(k < n for k, n in counts.values()) else {}
+
+
+def _interval(contrast: Contrast, measure: Measure, runs: Measured, repeats: int) -> Interval | None:
+    """Over the blocks in which every arm has the figure; None where there is none, or one that has no logarithm.
+
+    What is paired is of one block, so that what disturbs a block cancels.
+    """
     blocks = [block for block in range(repeats) if all(measure.metric in runs[arm].get(block, {}) for arm in runs)]
-    if reached or not blocks:
-        return Effect(contrast, measure, None, reached, absent)
     sign = 1.0 if measure.is_speed else -1.0
-    transform = math.log if measure.is_ratio else _plain
+
+    def value(arm: str, block: int) -> float:
+        figure = measure.factor * runs[arm][block][measure.metric]
+        return math.log(figure) if measure.is_ratio else figure
+
     try:
-        values = [
-            sign
-            * sum(w * transform(measure.factor * runs[arm][b][measure.metric]) for arm, w in contrast.weights.items())
-            for b in blocks
-        ]
+        values = [sign * sum(weight * value(arm, b) for arm, weight in contrast.weights.items()) for b in blocks]
     except ValueError:  # a ratio of nothing: no pictures per second, no memory
-        return Effect(contrast, measure, None, reached, absent)
-    return Effect(contrast, measure, t_interval(values), reached, absent)
-
-
-def _plain(value: float) -> float:
-    return value
+        return None
+    return t_interval(values) if values else None

@@ -1,7 +1,7 @@
 """The factors of an ablation: what each one sets, and which of them this device can run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,13 +13,98 @@ from accelmlf.machine.devices import pick_device
 from accelmlf.settings.fields import pick
 from accelmlf.settings.recipes import recipe_for
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.base import Technique
 from accelmlf.techniques.catalogue import TECHNIQUES
-from accelmlf.techniques.stack import NO_TECHNIQUES, build_stack
+from accelmlf.techniques.stack import build_stack
 
 ACCUMULATION, SAME_EFFECTIVE_BATCH = "accumulation", "accumulation:same_effective_batch"
-NUMBER_FACTORS = (ACCUMULATION, SAME_EFFECTIVE_BATCH)
+
+
+@dataclass(frozen=True)
+class ArmSettings:
+    """The settings of a run that factors may change."""
+
+    techniques: TechniqueList
+    batch_size: int
+    accumulation_steps: int = 1
+
+
+class Factor:
+    """What an ablation turns on and off: a technique, or gradient accumulation in one of its two meanings."""
+
+    label: str
+    """How it is written, its option included."""
+    acts_on: tuple[str, ...]
+    """The phases of an epoch that it is meant to shorten."""
+
+    def apply(self, settings: ArmSettings, recipe_steps: int) -> ArmSettings:
+        """The settings with the factor on. `recipe_steps`: accumulation steps of the recipe's tuned arm."""
+        raise NotImplementedError
+
+    def left_at_best(self, steps: int) -> float:
+        """Of the phases it acts on, the share that is left if it does all it can; `steps` accumulation steps."""
+        del steps
+        return 0.0
+
+
+class TechniqueFactor(Factor):
+    """A technique of the table. One that this version does not have acts on nothing it knows of."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        kind = TECHNIQUES.get(label.partition(":")[0])
+        self.acts_on = () if kind is None else kind.acts_on
+
+    def apply(self, settings: ArmSettings, recipe_steps: int) -> ArmSettings:
+        return replace(settings, techniques=settings.techniques.with_(self.label))
+
+
+class Accumulation(Factor):
+    """As in the paper: the recipe's accumulation steps at the recipe's batch size, so fewer and larger steps."""
+
+    label = ACCUMULATION
+    acts_on = ("optimizer",)
+
+    def apply(self, settings: ArmSettings, recipe_steps: int) -> ArmSettings:
+        return replace(settings, accumulation_steps=settings.accumulation_steps * recipe_steps)
+
+    def left_at_best(self, steps: int) -> float:
+        return 1 / steps
+
+
+class SameEffectiveBatch(Factor):
+    """What accumulation does by itself: the same effective batch, cut into micro-batches."""
+
+    label = SAME_EFFECTIVE_BATCH
+    acts_on = ("forward", "backward")
+
+    def apply(self, settings: ArmSettings, recipe_steps: int) -> ArmSettings:
+        parts = micro_batches(settings.batch_size, recipe_steps)
+        steps = settings.accumulation_steps * parts
+        return replace(settings, batch_size=settings.batch_size // parts, accumulation_steps=steps)
+
+
+def micro_batches(batch_size: int, steps: int) -> int:
+    """How many equal parts of two pictures or more a batch is cut into: `steps`, or the next fewer that divide it.
+
+    Raises:
+        ConfigError: there is no such number.
+    """
+    for parts in range(min(steps, batch_size // 2), 1, -1):
+        if batch_size % parts == 0:
+            return parts
+    rule = f"a batch of {batch_size} cannot be cut into equal micro-batches, at most {steps} of them"
+    raise ConfigError("factors", SAME_EFFECTIVE_BATCH, rule, "Give another batch_size, or leave it out")
+
+
+NUMBER_FACTORS: dict[str, Factor] = {factor.label: factor for factor in (Accumulation(), SameEffectiveBatch())}
 """The factors that are no techniques: numbers beside the batch size."""
+
+
+def factor_of(label: str) -> Factor:
+    """The factor that is written so."""
+    return NUMBER_FACTORS.get(label) or TechniqueFactor(label)
 
 
 def settings_of(arm: Arm, base: RunConfig) -> dict[str, Any]:
@@ -30,24 +115,11 @@ def settings_of(arm: Arm, base: RunConfig) -> dict[str, Any]:
     """
     if arm.name in (UNTUNED, TUNED):
         return {"tuned": arm.name == TUNED}
-    words = [word for word in base.techniques.split(",") if word != "none"]
-    words += [factor for factor in arm.factors if factor not in NUMBER_FACTORS]
     steps = recipe_for(base.model, base.dataset, base.weights).tuned.accumulation_steps
-    cut = micro_batches(base.batch_size, steps) if SAME_EFFECTIVE_BATCH in arm.factors else 1
-    return {
-        "techniques": ",".join(words) or "none",
-        "batch_size": base.batch_size // cut,
-        "accumulation_steps": cut * (steps if ACCUMULATION in arm.factors else 1),
-    }
-
-
-def micro_batches(batch_size: int, steps: int) -> int:
-    """How many equal parts of two pictures or more a batch is cut into: `steps`, or the next fewer that divide it."""
-    for parts in range(min(steps, batch_size // 2), 1, -1):
-        if batch_size % parts == 0:
-            return parts
-    rule = f"a batch of {batch_size} cannot be cut into equal micro-batches, at most {steps} of them"
-    raise ConfigError("factors", SAME_EFFECTIVE_BATCH, rule, "Give another batch_size, or leave it out")
+    settings = ArmSettings(base.techniques, base.batch_size)
+    for label in arm.factors:
+        settings = factor_of(label).apply(settings, steps)
+    return vars(settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +176,8 @@ def _technique(word: str, device: torch.device) -> Technique:
 
 def _clash(labels: Sequence[str], config: RunConfig, device: torch.device) -> str | None:
     """Why these cannot be on together with what every arm has on, or None."""
-    given = [word for word in config.techniques.split(",") if word != NO_TECHNIQUES]
     try:
-        build_stack(",".join([*given, *labels]) or NO_TECHNIQUES, device, from_preset=False)
+        build_stack(config.techniques.with_(*labels), device)
     except ConfigError as error:
         return error.rule
     return None

@@ -28,13 +28,13 @@ def draw_forest(ablation: Ablation, path: Path) -> None:
     """A row per contrast, a panel per primary measure: the ratio with its interval, in the colour of its verdict."""
     contrasts = ablation.design.contrasts
     rows = [ablation.primary(contrast) for contrast in contrasts]
-    width = 8.5 + 0.08 * max(len(contrast.name) + 14 * contrast.is_interaction for contrast in contrasts)
+    names = [f"{contrast.name} (interaction)" if contrast.is_interaction else contrast.name for contrast in contrasts]
+    width = 8.5 + 0.08 * max(map(len, names))
     figure = Figure(figsize=(width, 1.7 + 0.5 * len(rows)), layout="constrained")
     figure.suptitle(f"{ablation.title}\ntimes as fast, 95 % intervals, n = {ablation.asked.repeats}", fontsize=10)
     for axis, column in zip(figure.subplots(1, 2, sharey=True), (0, 1), strict=True):
         measured = [effects[column] for effects in rows]
         _forest_panel(axis, measured)
-        names = [contrast.name + " (interaction)" * contrast.is_interaction for contrast in contrasts]
         axis.set_yticks(range(len(rows)), names)
         axis.set(title=measured[0].measure.title, ylim=(len(rows) - 0.5, -0.5))
     figure.savefig(path, dpi=DPI)

@@ -1,26 +1,21 @@
 """What an ablation is going to run: its arms as this device can run them, and what they have in common."""
 
-import hashlib
-import json
 import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelmlf import __version__
 from accelmlf.ablation.designs import Arm, Asked
 from accelmlf.ablation.factors import Factors, look_at_factors, settings_of
 from accelmlf.ablation.settings import TUNED, AblateConfig
+from accelmlf.data.batches import BatchPlan
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.machine import isolation
-from accelmlf.many_runs.preflight import Preflight, look_in_own_process
+from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of, look_in_own_process
 from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
-
-NOT_PART_OF_AN_ABLATION = ("arm", "data_dir", "device", "effective_batch_size", "save_model")
-"""Settings of a run that may differ between the starts of one ablation, or that follow from others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +38,17 @@ class AblationPlan:
         return resolve({**self.given, **own})
 
     def facts(self) -> dict[str, Any]:
-        """All that the runs of one ablation have in common: what was measured elsewhere could not be compared."""
-        texts = {name: text for name, text in self.base.as_texts().items() if name not in NOT_PART_OF_AN_ABLATION}
-        arms = {name: config.as_texts()["learning_rate"] for name, config in self.configs.items()}
-        hardware, versions = self.seen.environment["hardware"], self.seen.environment["versions"]
-        named = ("cpu", "cpu_threads_used", "gpu", "cuda", "cudnn")
+        """What the runs of one ablation have in common, and what was asked."""
         return {
-            **texts,
-            "data": self.seen.data_digest,
+            **common_facts(self.seen),
             "design": self.asked.design,
             "factors": self.asked.factors,
-            "learning_rates": arms,
-            "machine": {name: str(hardware[name]) for name in named if name in hardware},
-            "device_type": self.base.device.partition(":")[0],
-            "torch": versions["torch"],
-            "accelmlf": __version__,
+            "learning_rates": {name: config.as_texts()["learning_rate"] for name, config in self.configs.items()},
         }
 
     def study_id(self) -> str:
         """The same for the same facts, so that the same command goes on where it was."""
-        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(self.facts())[:16]
 
     def command(self) -> str:
         own = {"model": self.base.model, **as_given(AblateConfig, vars(self.ablate))}
@@ -110,7 +96,7 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     arms = asked.as_design().arms
     configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in arms}
     for config in configs.values():
-        batches = -(-seen.sizes["train"] // config.batch_size)
+        batches = len(BatchPlan(seen.sizes["train"], config.batch_size))
         if config.accumulation_steps > batches:
             few = f"an epoch of {seen.sizes['train']} pictures has {batches} batch{'es' * (batches > 1)} of that size"
             rule = f"{few}, too few for {config.accumulation_steps} micro-batches per step"

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.effects import Measured
-from accelmlf.ablation.factors import ACCUMULATION, NUMBER_FACTORS
+from accelmlf.ablation.factors import Factor, factor_of
 from accelmlf.many_runs.comparison import MIN_REPEATS, Interval, t_interval
 from accelmlf.measure.cost import PHASES
-from accelmlf.techniques.catalogue import TECHNIQUES
 
 LITTLE, MOST = 0.02, 0.5
 """Up to the first share of an epoch a phase has nothing to win; above the second, what it could win is no limit."""
@@ -58,13 +57,17 @@ class Case:
     @property
     def acts_on(self) -> tuple[str, ...]:
         """The phases that its one factor is meant to shorten; none for several factors together."""
-        if len(self.contrast.factors) != 1:
-            return ()
-        (factor,) = self.contrast.factors
-        if factor in NUMBER_FACTORS:
-            return ("optimizer",) if factor == ACCUMULATION else ("forward", "backward")
-        kind = TECHNIQUES.get(factor.partition(":")[0])
-        return () if kind is None else kind.acts_on
+        return () if self.factor is None else self.factor.acts_on
+
+    @property
+    def factor(self) -> Factor | None:
+        """Its one factor; None where it has several."""
+        return factor_of(self.contrast.factors[0]) if len(self.contrast.factors) == 1 else None
+
+    @property
+    def left_at_best(self) -> float:
+        """Of the phases that the factor acts on, the share that is left if it does all it can."""
+        return 0.0 if self.factor is None else self.factor.left_at_best(self.accumulation_steps)
 
     def evidence(self, *metrics: str) -> Evidence | None:
         """Over the blocks in which every arm has run; None where there is none, or the figure was not captured."""
@@ -104,7 +107,7 @@ def what_it_did(case: Case) -> str | None:
     if acted is None or epoch is None or acted.without / epoch.without <= LITTLE:
         return None
     start = _place(case, acted, epoch)
-    if case.contrast.factors == (ACCUMULATION,):
+    if case.left_at_best:
         start += f"; {case.accumulation_steps} micro-batches per step leave about 1/{case.accumulation_steps} of that"
     if acted.without / epoch.without <= MOST:
         start += f", at most {_bound(case, acted, epoch)} from that alone"
@@ -170,9 +173,8 @@ def _place(case: Case, acted: Evidence, epoch: Evidence) -> str:
 
 
 def _bound(case: Case, acted: Evidence, epoch: Evidence) -> str:
-    """What an epoch would win if the phases took no time, or with accumulation a k-th of it."""
-    left = 1 / case.accumulation_steps if case.contrast.factors == (ACCUMULATION,) else 0.0
-    return f"{epoch.without / (epoch.without - acted.without * (1 - left)):.2f}x as fast"
+    """What an epoch would win if the factor did all it can to the phases that it acts on."""
+    return f"{epoch.without / (epoch.without - acted.without * (1 - case.left_at_best)):.2f}x as fast"
 
 
 def _named(phases: Sequence[str]) -> str:

@@ -15,7 +15,8 @@ from accelmlf.many_runs.comparison import as_ratio
 from accelmlf.settings.commands import departures
 from accelmlf.settings.fields import settable_fields
 from accelmlf.text import aligned, code, heading, listed, short, table
-from accelmlf.tracking.stored_runs import history
+from accelmlf.tracking.store import Store
+from accelmlf.tracking.tags import COMMAND, DATA_DIGEST
 
 PICTURES = {
     "forest.png": "Times as fast, with 95 % intervals",
@@ -109,7 +110,7 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     settings, asked = ablation.settings, ablation.asked
     facts = [
         f"{settings['epochs']} epochs, target {settings['target_accuracy']} on validation, "
-        f"data {ablation.parent.tags.get('accelmlf.data_digest', 'unknown')}",
+        f"data {ablation.parent.tags.get(DATA_DIGEST, 'unknown')}",
         f"{asked.repeats} repeat{'s' * (asked.repeats > 1)}, {ablation.num_runs} of {ablation.num_planned} runs",
         f"on {ablation.parent.machine}",
         *(f"left out: {text}" for text in asked.left_out),
@@ -134,7 +135,7 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
         table(["", *(contrast.name for contrast in ablation.design.contrasts)], other_rows(ablation)),
         HOW_TO_READ,
     ]
-    if command := ablation.parent.tags.get("accelmlf.command"):
+    if command := ablation.parent.tags.get(COMMAND):
         parts.append(code(command))
     return "\n\n".join(parts) + "\n"
 
@@ -176,11 +177,11 @@ def verdict(ablation: Ablation) -> str:
     return f"with pipeline={ablation.settings['pipeline']}: " + "; ".join(said) + marks
 
 
-def curves_of(ablation: Ablation) -> Curves:
+def curves_of(store: Store, ablation: Ablation) -> Curves:
     """For each arm the clock and the accuracy of each run, from the store."""
     return {
         arm.name: [
-            (history(run.run_id, "time/elapsed_train_s"), history(run.run_id, "eval/accuracy"))
+            (store.history(run.run_id, "time/elapsed_train_s"), store.history(run.run_id, "eval/accuracy"))
             for _, runs in sorted(ablation.runs.items())
             if (run := runs.get(arm.name))
         ]
@@ -224,8 +225,8 @@ def _effect_row(effect: Effect) -> list[object]:
     return [*row, *("" if cell is None else cell for cell in cells)]
 
 
-def draw(folder: Path, ablation: Ablation, *, prefix: str = "") -> None:
+def draw(folder: Path, store: Store, ablation: Ablation, *, prefix: str = "") -> None:
     """The pictures of PICTURES."""
     draw_forest(ablation, folder / f"{prefix}forest.png")
     draw_phases(ablation, folder / f"{prefix}phases.png")
-    draw_accuracy(ablation, curves_of(ablation), folder / f"{prefix}accuracy.png")
+    draw_accuracy(ablation, curves_of(store, ablation), folder / f"{prefix}accuracy.png")

@@ -96,6 +96,11 @@ class BatchPlan(Sampler[Selection]):
         return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
+def num_steps(num_batches: int, accumulation_steps: int) -> int:
+    """Optimizer steps of an epoch of so many batches; the last may have fewer of them than the others."""
+    return -(-num_batches // accumulation_steps)
+
+
 def accumulate(batches: Iterable[B], batch_sizes: Sequence[int], steps: int) -> Iterator[tuple[B, float, bool]]:
     """Each batch with its share of its optimizer step, and whether it ends that step.
 

@@ -29,7 +29,7 @@ NETWORK_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureSets:
     """What a data set delivers: its training and test sets before any is set aside for validation."""
 
     train: Source
@@ -51,7 +51,7 @@ def stratified(labels: Tensor, size: int, setting: str) -> tuple[npt.NDArray[np.
     return np.sort(chosen), np.sort(rest)
 
 
-def digits(_: Path, __: int) -> Pictures:
+def digits(_: Path, __: int) -> PictureSets:
     """scikit-learn's 1,797 handwritten digits, 8 x 8: 1,437 for training (359 of them validation), 360 for test."""
     from sklearn.datasets import load_digits
 
@@ -60,13 +60,13 @@ def digits(_: Path, __: int) -> Pictures:
     pooled = ArraySource(grey.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels).long())
     test, train = stratified(pooled.labels, 360, "dataset")
     names = tuple(str(digit) for digit in range(10))
-    return Pictures(pooled.subset(train), pooled.subset(test), names, validation_fraction=0.25)
+    return PictureSets(pooled.subset(train), pooled.subset(test), names, validation_fraction=0.25)
 
 
 def cifar(kind: type[CIFAR10]) -> "DatasetLoader":
     """CIFAR: torchvision checks the MD5 of each file before it unpickles any."""
 
-    def load(data_dir: Path, image_size: int) -> Pictures:
+    def load(data_dir: Path, image_size: int) -> PictureSets:
         try:
             parts = _unpacked(kind, data_dir)
             if parts is None:
@@ -81,7 +81,7 @@ def cifar(kind: type[CIFAR10]) -> "DatasetLoader":
         stored = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
         labels = [torch.tensor(part.targets) for part in parts]
         train, test = (ArraySource(*arrays, image_size) for arrays in zip(stored, labels, strict=True))
-        return Pictures(train, test, tuple(parts[0].classes))
+        return PictureSets(train, test, tuple(parts[0].classes))
 
     return load
 
@@ -137,7 +137,7 @@ def fetched_once(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def folder(data_dir: Path, image_size: int) -> Pictures:
+def folder(data_dir: Path, image_size: int) -> PictureSets:
     """Pictures of the user's own: data_dir/train/<class>/* and data_dir/test/<class>/*, classes by name."""
     try:
         listed = {part: _list_classes(data_dir, part) for part in ("train", "test")}
@@ -156,7 +156,7 @@ def folder(data_dir: Path, image_size: int) -> Pictures:
         counts = [len(listed[part][name]) for name in names]
         return FileSource(paths, torch.arange(len(names)).repeat_interleave(torch.tensor(counts)), image_size)
 
-    return Pictures(source("train"), source("test"), names)
+    return PictureSets(source("train"), source("test"), names)
 
 
 def _list_classes(data_dir: Path, part: str) -> dict[str, list[Path]]:
@@ -178,7 +178,7 @@ def _list_classes(data_dir: Path, part: str) -> dict[str, list[Path]]:
     return found
 
 
-DatasetLoader = Callable[[Path, int], Pictures]
+DatasetLoader = Callable[[Path, int], PictureSets]
 
 DATASETS: dict[str, DatasetLoader] = {
     "digits": digits,

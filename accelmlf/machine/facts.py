@@ -6,19 +6,32 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
+
+if TYPE_CHECKING:
+    import torch  # it takes seconds, and who reads facts of other machines does not need it
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "mlflow", "optuna", "scikit-learn", "numpy", "pillow")
+DECIDES_SPEED = (
+    "hardware.cpu",
+    "hardware.cpu_threads_used",
+    "hardware.gpu",
+    "hardware.cuda",
+    "hardware.cudnn",
+    "version.torch",
+)
+"""Facts of `as_tags` without which two times cannot be compared: other hardware, or other kernels on it."""
 
 
-def describe(device: torch.device, code: Mapping[str, str] | None = None) -> dict[str, Any]:
+def describe(device: "torch.device", code: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Hardware, versions and the state of the code, as environment.json has them.
 
     `code`: the state of the code where another process knows it better; default `own_code_state`.
     """
+    import torch
+
     hardware: dict[str, Any] = {
         "device": str(device),
         "cpu": cpu_name(),
@@ -43,15 +56,20 @@ def describe(device: torch.device, code: Mapping[str, str] | None = None) -> dic
     }
 
 
-def as_tags(environment: dict[str, Any]) -> dict[str, str]:
-    """`describe`'s result as flat tags."""
-    prefixes = {"hardware": "accelmlf.hardware.", "versions": "accelmlf.version.", "code": "accelmlf.code."}
+def as_tags(environment: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """`describe`'s result as flat texts by part and name, such as hardware.cpu; what is not known is left out."""
+    parts = {"hardware": "hardware", "versions": "version", "code": "code"}
     return {
-        prefixes[part] + name: str(value)
+        f"{parts[part]}.{name}": str(value)
         for part, facts in environment.items()
         for name, value in facts.items()
         if value is not None
     }
+
+
+def decides_speed(texts: Mapping[str, str]) -> dict[str, str]:
+    """Those of `as_tags` that decide how fast a machine is, by their names without the part."""
+    return {name.partition(".")[2]: texts[name] for name in DECIDES_SPEED if name in texts}
 
 
 def versions() -> dict[str, str]:

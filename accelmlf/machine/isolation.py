@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
 
-from accelmlf.errors import AccelmlfError, Interrupted, MemoryExhaustedError, ProcessKilledError
+from accelmlf.errors import SMALLER_BATCH, AccelmlfError, Interrupted, MemoryExhaustedError, ProcessKilledError
 from accelmlf.machine import signals
 from accelmlf.machine.memory import times_out_of_memory
 
@@ -85,8 +85,8 @@ class Talk:
         self.worker.join(CLOSING_S)
         code = self.worker.exitcode
         if code == -signal.SIGKILL and times_out_of_memory() > self.kills_before:
-            remedy = "use a smaller batch_size with more accumulation_steps"
-            return MemoryExhaustedError("process", self.worker.pid, "the system killed it for memory", remedy)
+            rule = "the system killed it for memory"
+            return MemoryExhaustedError("process", self.worker.pid, rule, SMALLER_BATCH)
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             rule = f"it was killed by {signal.Signals(-code).name}"
             return ProcessKilledError(

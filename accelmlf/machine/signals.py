@@ -32,6 +32,16 @@ def hold_back() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Signals wait while modules are imported, and arrive when the block ends."""
+    hold_back()
+    try:
+        yield
+    finally:
+        release()
+
+
 def release() -> None:
     """Let signals through; one that was held arrives here."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)

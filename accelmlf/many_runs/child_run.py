@@ -3,7 +3,8 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -20,15 +21,16 @@ from accelmlf.errors import (
     StudyError,
     TrackingError,
 )
-from accelmlf.machine import isolation
+from accelmlf.machine import isolation, signals
 from accelmlf.machine.facts import own_code_state
 from accelmlf.machine.processes import sole_use
 from accelmlf.many_runs.console import RunsConsole
 from accelmlf.measure.records import EpochMetrics, RunSummary
 from accelmlf.models.families import MODELS
-from accelmlf.run.one_run import one_run
+from accelmlf.run.one_run import StopEarly, never, one_run
 from accelmlf.settings.run import RunConfig
-from accelmlf.tracking.parent_run import Family
+from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tracker import MlflowTracker
 
 WAIT_FOR_DEVICE_S = 60.0
@@ -57,7 +59,7 @@ class TimedRun:
     code: Mapping[str, str] = field(default_factory=own_code_state)
     """The state of the code that the server has imported."""
 
-    def train(self, stop_early: Callable[[EpochMetrics], str | None]) -> RunSummary:
+    def train(self, stop_early: StopEarly) -> RunSummary:
         """Runs it. `stop_early` is asked here, after each epoch, while the run's training clock stands still.
 
         Raises:
@@ -84,7 +86,7 @@ def _train(connection: Connection, run: TimedRun) -> None:
     with sole_use(run.device_key, "timed run", wait_s=WAIT_FOR_DEVICE_S):
         summary = one_run(
             run.config,
-            MlflowTracker(run.run_id),
+            MlflowTracker(open_store(), run.run_id),
             started_s=started_s,
             stop_early=ask,
             read_test=run.read_test,
@@ -92,6 +94,32 @@ def _train(connection: Connection, run: TimedRun) -> None:
             code=run.code,
         )
     connection.send(summary)
+
+
+def train_child(
+    parent: ParentRun,
+    run_id: str,
+    config: RunConfig,
+    device_key: str,
+    *,
+    stop_early: StopEarly = never,
+    read_test: bool = True,
+) -> RunSummary:
+    """Train a run that `parent` has started, in a process of its own, and close it whatever ends it.
+
+    Raises:
+        BaseException: what ended it, be it its process, a signal or `stop_early`.
+    """
+    try:
+        summary = TimedRun(config, run_id, device_key, read_test).train(stop_early)
+    except BaseException as error:
+        if isinstance(error, Interrupted):
+            signals.ignore_from_now_on()
+        with suppress(AccelmlfError):  # the first error is the one to tell
+            parent.end_child(run_id, getattr(error, "outcome", "failed"), str(error) or type(error).__name__)
+        raise
+    parent.end_child(run_id, summary.outcome)
+    return summary
 
 
 @dataclass(frozen=True)
@@ -104,25 +132,23 @@ class Child:
 
 
 def run_child(
-    child: Child, config: RunConfig, device_key: str, family: Family, console: RunsConsole
+    child: Child, config: RunConfig, device_key: str, parent: ParentRun, console: RunsConsole
 ) -> RunSummary | AccelmlfError:
-    """Train one run and read the test set at its end; a failure that says nothing about other runs is returned.
+    """Start one run, train it and read the test set; a failure that says nothing about other runs is returned.
 
     Raises:
         AccelmlfError: a failure that every other run would share, or a process that was killed.
     """
-    run_id = family.start_child(child.name, child.kind, child.tags)
+    run_id = parent.start_child(child.name, child.kind, child.tags)
     try:
-        summary = TimedRun(config, run_id, device_key, read_test=True).train(console.epoch)
-    except (AccelmlfError, Interrupted) as error:
-        family.end_child(run_id, error.outcome, str(error))
-        if isinstance(error, (Interrupted, ProcessKilledError)) or is_fatal(error):
+        summary = train_child(parent, run_id, config, device_key, stop_early=console.epoch)
+    except AccelmlfError as error:
+        if isinstance(error, ProcessKilledError) or is_fatal(error):
             raise
         console.say(f"  {error.outcome.replace('_', ' ')}: {error}")
         return error
     finally:
         console.stop()
-    family.end_child(run_id, summary.outcome)
     console.say(f"  {described(summary)}")
     return summary
 

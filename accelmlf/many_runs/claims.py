@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from accelmlf.many_runs.comparison import MIN_REPEATS
 from accelmlf.tracking.stored_runs import StoredRun
-from accelmlf.tracking.tags import RESUMED_IN_EPOCH
+from accelmlf.tracking.tags import COMMIT, RESUMED_IN_EPOCH, SKIPPED, UNCOMMITTED, UNFIT
 
 
 def resumed_in_epoch(run: StoredRun) -> str | None:
@@ -18,12 +18,12 @@ def watched_test_set(run: StoredRun) -> str | None:
 
 
 def skipped_technique(run: StoredRun) -> str | None:
-    skipped = run.tags.get("accelmlf.skipped_techniques", "none")
+    skipped = run.tags.get(SKIPPED, "none")
     return None if skipped == "none" else f"technique skipped: {skipped}"
 
 
 def unexplained_time(run: StoredRun) -> str | None:
-    return run.tags.get("accelmlf.unfit")
+    return run.tags.get(UNFIT)
 
 
 def shared_gpu(run: StoredRun) -> str | None:
@@ -32,9 +32,9 @@ def shared_gpu(run: StoredRun) -> str | None:
 
 
 def code_not_committed(run: StoredRun) -> str | None:
-    if "accelmlf.code.commit" not in run.tags:
+    if COMMIT not in run.tags:
         return "code without a commit"
-    return "code not committed" if run.tags.get("accelmlf.code.uncommitted_changes") != "false" else None
+    return "code not committed" if run.tags.get(UNCOMMITTED) != "false" else None
 
 
 RUN_CHECKS: tuple[Callable[[StoredRun], str | None], ...] = (
@@ -59,7 +59,7 @@ def marks_of_group(runs: Sequence[StoredRun], repeats: int, *, of: str = "repeat
         if texts := [mark for run in runs if (mark := check(run)) is not None]:
             counted = "" if len(texts) == len(runs) else f" ({len(texts)} of {len(runs)} runs)"
             found.append(max(texts, key=_numbers) + counted)
-    commits = {run.tags.get("accelmlf.code.commit") for run in runs}
+    commits = {run.tags.get(COMMIT) for run in runs}
     return found + ([f"code of {len(commits)} commits"] if len(commits) > 1 else [])
 
 

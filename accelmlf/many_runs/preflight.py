@@ -1,17 +1,25 @@
-"""What has to be known before many runs are started: device, techniques, data. In a process of its own (isolation)."""
+"""What has to be known before many runs are started: device, techniques, data; and what they have in common."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from accelmlf import __version__
 from accelmlf.machine import isolation
 from accelmlf.machine.devices import device_key
-from accelmlf.machine.facts import describe, own_code_state
+from accelmlf.machine.facts import as_tags, decides_speed, describe, own_code_state
 from accelmlf.models.families import build_model, has_batch_norm
 from accelmlf.run.plan import settle
 from accelmlf.run.workload import load_data
+from accelmlf.settings.commands import FOLLOWS, VARIES
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.stack import Skipped, technique_sets
+
+PART_OF_A_STUDY = ("seed", "tuned")
+"""Settings by which runs may differ and still be compared, and from which all runs of one study go out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +31,8 @@ class Preflight:
     environment: dict[str, Any]
     sizes: dict[str, int]
     data_digest: str
-    technique_sets: tuple[str, ...]
-    """Comma lists of techniques that this device can run together, `none` among them; empty unless asked for."""
+    technique_sets: tuple[TechniqueList, ...]
+    """Those that this device can run together, the empty one among them; empty unless asked for."""
     device_key: str
     """What names the device on this machine, whatever a process calls it."""
     has_batch_norm: bool
@@ -56,3 +64,24 @@ def look(config: RunConfig, with_technique_sets: bool, code: Mapping[str, str] |
         device_key=device_key(techniques.device),
         has_batch_norm=has_batch_norm(model),
     )
+
+
+def common_facts(seen: Preflight, without: Collection[str] = ()) -> dict[str, str]:
+    """All that the runs of a study have in common: what was measured elsewhere could not be compared.
+
+    `without`: settings that the study varies by itself.
+    """
+    left_out = ({*VARIES, *FOLLOWS} - {*PART_OF_A_STUDY}) | {*without}
+    settings = {name: text for name, text in seen.config.as_texts().items() if name not in left_out}
+    return {
+        **settings,
+        **decides_speed(as_tags(seen.environment)),
+        "data": seen.data_digest,
+        "device_type": seen.config.device.partition(":")[0],
+        "accelmlf": __version__,
+    }
+
+
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """The same 64 hexadecimal digits for the same facts, whatever their order."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

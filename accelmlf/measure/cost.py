@@ -1,4 +1,4 @@
-"""What an epoch costs: the training clock and its phases, memory, energy.
+"""What a stretch of training costs: the training clock and its phases, memory, energy.
 
 Phases are consecutive intervals on one timeline, so they add up. On CUDA the marks are events on the compute stream:
 `data_wait` and `transfer` are what the device waited, not what the host did. On a CPU they are host time.
@@ -21,7 +21,7 @@ PHASES = ("data_wait", "transfer", "augment", "forward", "backward", "optimizer"
 
 @dataclass(frozen=True)
 class Cost:
-    """Costs of one epoch of training. A thing that was not captured is None."""
+    """Costs of one stretch of training: an epoch, or some steps of it. A thing that was not captured is None."""
 
     train_s: float
     phases_s: dict[str, float]
@@ -34,7 +34,7 @@ class Cost:
 
     @property
     def other_s(self) -> float:
-        """The epoch minus its phases."""
+        """The time minus its phases."""
         return self.train_s - sum(self.phases_s.values())
 
     @property
@@ -43,7 +43,7 @@ class Cost:
 
 
 def total_of(costs: Sequence[Cost]) -> Cost:
-    """Several epochs as one: times, pictures and energy are sums, memory and company the highest."""
+    """Several stretches as one: times, pictures and energy are sums, memory and company the highest."""
 
     def known(name: str) -> list[Any]:
         return [value for cost in costs if (value := getattr(cost, name)) is not None]
@@ -60,8 +60,8 @@ def total_of(costs: Sequence[Cost]) -> Cost:
 
 
 @dataclass
-class EpochMeter:
-    """Measures one epoch: `with meter: ... meter.lap("forward") ...`, then `meter.cost(images)`.
+class Meter:
+    """Measures one stretch of training: `with meter: ... meter.lap("forward") ...`, then `meter.cost(images)`.
 
     The device is synchronised once at each end, before the host's clock is read, and never in between.
     """
@@ -72,7 +72,7 @@ class EpochMeter:
     neighbours: "Callable[[], int | None]" = lambda: None
     marks: list[tuple[str, Any]] = field(default_factory=list)
 
-    def __enter__(self) -> "EpochMeter":
+    def __enter__(self) -> "Meter":
         reset_host_peak()
         if self.memory is not None:
             self.memory.reset_peak()
@@ -95,7 +95,7 @@ class EpochMeter:
         self.others = max((n for n in (self.others, self.neighbours()) if n is not None), default=None)
 
     def cost(self, images: int) -> Cost:
-        """The costs of the epoch that was measured."""
+        """The costs of the stretch that was measured."""
         phases: dict[str, float] = {}
         for (_, start), (phase, end) in zip(self.marks, self.marks[1:], strict=False):
             phases[phase] = phases.get(phase, 0.0) + self.clock.seconds_between(start, end)
@@ -120,11 +120,11 @@ class GpuMemory:
         )
 
 
-def meter_for(device: torch.device) -> EpochMeter:
+def meter_for(device: torch.device) -> Meter:
     """The meter of a device, with whatever it can measure there."""
     if device.type == "cuda":
-        return EpochMeter(CudaClock(device), GpuMemory(device), nvml_joules(device), nvml_other_processes(device))
-    return EpochMeter(MpsClock() if device.type == "mps" else HostClock())
+        return Meter(CudaClock(device), GpuMemory(device), nvml_joules(device), nvml_other_processes(device))
+    return Meter(MpsClock() if device.type == "mps" else HostClock())
 
 
 def nvml_joules(device: torch.device) -> Callable[[], float | None]:

@@ -10,10 +10,33 @@ MAX_OTHER_SHARE = 0.02
 
 
 @dataclass(frozen=True)
-class EpochMetrics:
-    """One epoch, from 1. `elapsed_train_s` is the training clock at its end."""
+class Position:
+    """How far a run has come, between two epochs: what its loop must know to go on from there."""
 
-    epoch: int
+    epoch: int = 0
+    """Finished epochs."""
+    elapsed_train_s: float = 0.0
+    """The training clock."""
+    applied_steps: int = 0
+    """Optimizer steps, without those that the gradient scaler left out."""
+    skipped_in_a_row: int = 0
+    """Steps that the gradient scaler left out since the last epoch that had one applied."""
+
+    def after_epoch(self, train_s: float, steps: int, applied_steps: int) -> "Position":
+        """One epoch on, which took `train_s` and so many steps; `applied_steps` is of the whole run."""
+        skipped = 0 if applied_steps > self.applied_steps else self.skipped_in_a_row + steps
+        return Position(self.epoch + 1, self.elapsed_train_s + train_s, applied_steps, skipped)
+
+
+START = Position()
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One epoch of a run: what it cost, how good the model is after it, and how far the run has come."""
+
+    position: Position
+    """At the end of the epoch."""
     train_loss: float
     learning_rate: float
     skipped_steps: int | None
@@ -21,7 +44,16 @@ class EpochMetrics:
     quality: Quality
     cost: Cost
     eval_s: float
-    elapsed_train_s: float
+
+    @property
+    def epoch(self) -> int:
+        """Its number, from 1."""
+        return self.position.epoch
+
+    @property
+    def elapsed_train_s(self) -> float:
+        """The training clock at its end."""
+        return self.position.elapsed_train_s
 
     def as_metrics(self) -> dict[str, float]:
         """Every figure by its logged name; what was not captured is absent."""
@@ -52,6 +84,7 @@ class RunSummary:
     """The end of a run: its final figures, and the quality on the test set, which was read once or not at all."""
 
     outcome: str
+    target_accuracy: float
     test: Quality | None
     best_eval_accuracy: float
     time_to_accuracy_s: float | None
@@ -75,6 +108,7 @@ class RunSummary:
 
     @property
     def reached_target(self) -> bool:
+        """Whether an epoch's validation accuracy was at least `target_accuracy`."""
         return self.time_to_accuracy_s is not None
 
     def as_metrics(self) -> dict[str, float]:

@@ -161,7 +161,7 @@ def reason_to_leave_out(run: StoredRun) -> str | None:
 
 def is_readable(run: StoredRun) -> bool:
     """Whether this version understands all that a report will ask of the run."""
-    names = set(RunConfig.__dataclass_fields__) - {"techniques_given"}
+    names = set(RunConfig.__dataclass_fields__)
     try:
         if run.kind == ABLATION:
             Asked.from_json(run.tags[ASKED]).as_design()

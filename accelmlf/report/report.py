@@ -11,15 +11,25 @@ from accelmlf.ablation import tables
 from accelmlf.ablation.result import Ablation
 from accelmlf.errors import DiskError, redact
 from accelmlf.many_runs.claims import marks_of_group
+from accelmlf.many_runs.opened import recorded
 from accelmlf.report.groups import Group, Sorted, numbered, sort_runs
 from accelmlf.report.paper import paper_section
 from accelmlf.report.settings import ReportConfig
 from accelmlf.text import duration, say, short
-from accelmlf.tracking.parent_run import claim
-from accelmlf.tracking.store import experiment_named, experiments, tracking_uri
-from accelmlf.tracking.stored_runs import StoredRun, read_runs
-from accelmlf.tracking.tags import ABLATION, CONFIRMATION, REPORT, SEARCH
-from accelmlf.tracking.tracker import MlflowTracker
+from accelmlf.tracking.store import Store
+from accelmlf.tracking.stored_runs import StoredRun
+from accelmlf.tracking.tags import (
+    ABLATION,
+    COMMAND,
+    CONFIRMATION,
+    ENDED_AT,
+    POINT,
+    REPORT,
+    SEARCH,
+    STUDY,
+    VERDICT,
+    WINNER_COMMAND,
+)
 
 DEMONSTRATION = "digits"
 PREFIX = 8
@@ -40,18 +50,18 @@ def run_report(config: ReportConfig) -> None:
     Raises:
         AccelmlfError: an experiment that is not there, a store that does not answer, a folder that cannot be written.
     """
-    with MlflowTracker().run() as parent:
-        claim(parent, REPORT, name="report")
-        experiment_id = experiment_named(config.experiment_name) if config.experiment_name else parent.experiment_id
-        runs = read_runs(experiment_id)
-        parent.log_written(write, runs, experiment_id, Path(config.output))
+    with recorded(REPORT, name="report") as parent:
+        store, name = parent.store, config.experiment_name
+        experiment_id = store.experiment_named(name) if name else parent.run.experiment_id
+        runs = store.read_runs(experiment_id)
+        parent.run.log_written(write, store, runs, experiment_id, Path(config.output))
     output = Path(config.output)
     say(f"{output / 'report.html'} and {output / 'report.md'}: {num_read(runs)} runs read")
 
 
-def write(folder: Path, runs: Sequence[StoredRun], experiment_id: str, output: Path) -> None:
+def write(folder: Path, store: Store, runs: Sequence[StoredRun], experiment_id: str, output: Path) -> None:
     """report.md, report.html and the pictures, and all of them in `output`."""
-    document = as_markdown(runs, experiment_id, folder)
+    document = as_markdown(store, runs, experiment_id, folder)
     (folder / "report.md").write_text(document)
     (folder / "report.html").write_text(text.as_html(document, "accelmlf report", folder))
     copy(folder, output)
@@ -80,27 +90,27 @@ def num_read(runs: Sequence[StoredRun]) -> int:
     return sum(run.kind != REPORT for run in runs)
 
 
-def as_markdown(runs: Sequence[StoredRun], experiment_id: str, folder: Path) -> str:
+def as_markdown(store: Store, runs: Sequence[StoredRun], experiment_id: str, folder: Path) -> str:
     """The report; its pictures go to `folder`."""
     found = sort_runs(runs)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    store, names = redact(tracking_uri()), experiments()
+    names = store.experiments()
     others = [name for other, name in names.items() if other != experiment_id]
     measured = [group for group in found.groups if group.settings["dataset"] != DEMONSTRATION]
     demonstrated = [group for group in found.groups if group.settings["dataset"] == DEMONSTRATION]
     parts = [
         text.heading("What is each technique worth?", 1),
-        text.plain(f"Experiment {names[experiment_id]} in {store}, {now}: {num_read(runs)} runs read."),
+        text.plain(f"Experiment {names[experiment_id]} in {redact(store.uri)}, {now}: {num_read(runs)} runs read."),
         text.plain(f"Not read (experiment_name=...): {', '.join(others)}.") if others else "",
         *short_section(found, runs),
         text.heading("The paper's table, and ours", 2),
         *paper_section(found.groups),
         text.heading("Measured", 2),
-        *data_section(found, runs, measured, folder, demonstration=False),
+        *data_section(store, found, runs, measured, folder, demonstration=False),
         text.heading("Demonstration: the digits", 2),
         "The embedded data set of 1,797 small pictures shows that everything works, and what a technique is worth for "
         "networks and pictures of this size; it says nothing about CIFAR.",
-        *data_section(found, runs, demonstrated, folder, demonstration=True),
+        *data_section(store, found, runs, demonstrated, folder, demonstration=True),
         text.heading("Left out", 2),
         *left_out_section(found),
         text.heading("How to read this", 2),
@@ -110,14 +120,22 @@ def as_markdown(runs: Sequence[StoredRun], experiment_id: str, folder: Path) -> 
 
 
 def data_section(
-    found: Sorted, runs: Sequence[StoredRun], groups: Sequence[Group], folder: Path, *, demonstration: bool
+    store: Store,
+    found: Sorted,
+    runs: Sequence[StoredRun],
+    groups: Sequence[Group],
+    folder: Path,
+    *,
+    demonstration: bool,
 ) -> list[str]:
     """What was measured on some data: ablations first, because they alone compare."""
 
     def here(run: StoredRun) -> bool:
         return (run.settings["dataset"] == DEMONSTRATION) is demonstration
 
-    ablations = [part for run in found.parents[ABLATION] if here(run) for part in ablation_part(run, runs, folder)]
+    ablations = [
+        part for run in found.parents[ABLATION] if here(run) for part in ablation_part(store, run, runs, folder)
+    ]
     searches = [part for run in found.parents[SEARCH] if here(run) for part in search_part(run, runs)]
     parts = []
     if ablations:
@@ -134,12 +152,12 @@ def short_section(found: Sorted, runs: Sequence[StoredRun]) -> list[str]:
     rows = []
     for parent in found.parents[ABLATION]:
         ablation = ablation_of(parent, runs)
-        mark = ", a demonstration" * (parent.settings["dataset"] == DEMONSTRATION)
+        mark = ", a demonstration" if parent.settings["dataset"] == DEMONSTRATION else ""
         mark += ", unfit for a claim" if tables.unfit(ablation) else ""
         titles = [ablation.question + mark, *[""] * len(ablation.design.contrasts)]
         rows += [[title, *row] for title, row in zip(titles, tables.verdict_rows(ablation), strict=False)]
     rows += [
-        [f"search: {parent.tags.get('accelmlf.study', parent.name)}", "", "", parent.tags.get("accelmlf.verdict", "")]
+        [f"search: {parent.tags.get(STUDY, parent.name)}", "", "", parent.tags.get(VERDICT, "")]
         for parent in found.parents[SEARCH]
     ]
     head = ["asked", "factor", "seconds per epoch", "time to accuracy"]
@@ -150,10 +168,10 @@ def ablation_of(parent: StoredRun, runs: Sequence[StoredRun]) -> Ablation:
     return Ablation.of(parent, [run for run in runs if run.study_id == parent.study_id])
 
 
-def ablation_part(parent: StoredRun, runs: Sequence[StoredRun], folder: Path) -> list[str]:
+def ablation_part(store: Store, parent: StoredRun, runs: Sequence[StoredRun], folder: Path) -> list[str]:
     ablation = ablation_of(parent, runs)
     mark = f"{parent.run_id[:PREFIX]}-"
-    tables.draw(folder, ablation, prefix=mark)
+    tables.draw(folder, store, ablation, prefix=mark)
     pictures = [text.picture(title, mark + name) for name, title in tables.PICTURES.items()]
     return [tables.as_markdown(ablation, level=4, pictures=pictures)]
 
@@ -163,8 +181,8 @@ def search_part(parent: StoredRun, runs: Sequence[StoredRun]) -> list[str]:
     facts = [
         f"{settings['model']} on {settings['dataset']}, pipeline={settings['pipeline']}, "
         f"target {settings['target_accuracy']}, on {parent.machine}",
-        f"{int(parent.metrics.get('finished_trials', 0))} trials, ended by {tags.get('accelmlf.ended_at', '?')}",
-        tags.get("accelmlf.verdict", "no verdict: recorded by an earlier version"),
+        f"{int(parent.metrics.get('finished_trials', 0))} trials, ended by {tags.get(ENDED_AT, '?')}",
+        tags.get(VERDICT, "no verdict: recorded by an earlier version"),
     ]
     repeats, reached = (int(parent.metrics.get(f"confirmed_{name}", 0)) for name in ("repeats", "reached"))
     if repeats:
@@ -173,15 +191,15 @@ def search_part(parent: StoredRun, runs: Sequence[StoredRun]) -> list[str]:
             facts[-1] += f", after {duration(seconds)} of training (geometric mean)"
     if against := marks_of_group(confirming_runs(parent, runs), repeats):
         facts.append(f"unfit for a claim: {'; '.join(against)}")
-    commands = [tags[name] for name in ("accelmlf.command", "accelmlf.winner_command") if name in tags]
-    name = tags.get("accelmlf.study", parent.name)
+    commands = [tags[name] for name in (COMMAND, WINNER_COMMAND) if name in tags]
+    name = tags.get(STUDY, parent.name)
     return [text.heading(name, 4), text.listed(facts), text.code("\n".join(commands)) if commands else ""]
 
 
 def confirming_runs(parent: StoredRun, runs: Sequence[StoredRun]) -> list[StoredRun]:
     """Of each setting and seed the last. Settings that a larger search has dropped since are among them."""
     of_study = [run for run in runs if run.study_id == parent.study_id and run.kind == CONFIRMATION]
-    last = {(run.tags.get("accelmlf.point"), run.settings.get("seed")): run for run in of_study if run.has_ended_well}
+    last = {(run.tags.get(POINT), run.settings.get("seed")): run for run in of_study if run.has_ended_well}
     return list(last.values())
 
 

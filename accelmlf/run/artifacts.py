@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from torch import nn
 
 from accelmlf.measure.cost import PHASE_COLOURS, PHASES
@@ -41,7 +40,7 @@ def write_closing(
     title = f"{config.model} on {config.dataset}, {config.arm}: {config.techniques}, "
     title += f"batch {config.batch_size} x {config.accumulation_steps}"
     phases = [phase for phase in (*PHASES, "other") if f"time/{phase}_s" in rows[0]]
-    draw_curves(rows, phases, config.target_accuracy, title, folder / "curves.png")
+    draw_curves(rows, phases, summary.target_accuracy, title, folder / "curves.png")
     if (test := summary.test) is not None:
         test_title = f"test accuracy {test.accuracy:.4f}, F1 {test.f1_macro:.4f}"
         draw_confusion_matrix(test.confusion(), class_names, test_title, folder / "confusion_matrix.png")
@@ -64,6 +63,8 @@ def draw_curves(
 
     `epochs`: the logged metrics of each epoch, in order. `phases`: which of PHASE_COLOURS were measured.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(13, 4), layout="constrained")
     figure.suptitle(title)
     loss_axis, quality_axis, phase_axis = figure.subplots(1, 3)
@@ -91,6 +92,8 @@ def draw_curves(
 
 def draw_confusion_matrix(matrix: npt.NDArray[np.int64], class_names: Sequence[str], title: str, path: Path) -> None:
     """Pictures [class, predicted class]; colours by share of the class, counts where there is room for them."""
+    from matplotlib.figure import Figure
+
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 6.5 if len(class_names) <= MAX_LABELLED_CLASSES else 9
     figure = Figure(figsize=(side, side), layout="constrained")

@@ -1,6 +1,7 @@
 """A run's own clock beside that of its epochs: what is off the training clock, and when the target was reached."""
 
 import statistics
+from collections.abc import Sequence
 
 from accelmlf.errors import DivergedError
 from accelmlf.measure.clock import Clock, stamp_s
@@ -10,9 +11,15 @@ from accelmlf.measure.records import EpochMetrics, RunSummary
 
 
 class RunClock:
-    """Collects the epochs of a run and the times between them. Made when set-up has ended."""
+    """Collects the epochs of a run and the times between them. Made when set-up has ended.
 
-    def __init__(self, target_accuracy: float, clock: Clock, started_s: float) -> None:
+    `started_s`: where the wall clock began. `before`: the epochs that a run that goes on has already; a target that
+    one of them came to stays reached, and its wall clock, which was another's, is absent.
+    """
+
+    def __init__(
+        self, target_accuracy: float, clock: Clock, started_s: float, before: Sequence[EpochMetrics] = ()
+    ) -> None:
         self.target, self.clock, self.started_s = target_accuracy, clock, started_s
         self.setup_ended_s = self.ready_s = self.last_s = stamp_s(self.clock)
         self.epochs: list[EpochMetrics] = []
@@ -20,6 +27,8 @@ class RunClock:
         """The first epoch whose validation accuracy is at least the target."""
         self.wall_to_target_s: float | None = None
         self.tracking_s = 0.0
+        for epoch in before:
+            self._collect(epoch)
 
     @property
     def reached(self) -> bool:
@@ -40,10 +49,15 @@ class RunClock:
 
     def add(self, epoch: EpochMetrics) -> None:
         """An epoch has been trained and validated; the first at the target takes the wall clock."""
-        self.epochs.append(epoch)
         self.last_s = stamp_s(self.clock)
+        self._collect(epoch)
+        if self.at_target is epoch:
+            self.wall_to_target_s = self.last_s - self.started_s
+
+    def _collect(self, epoch: EpochMetrics) -> None:
+        self.epochs.append(epoch)
         if not self.reached and epoch.quality.accuracy >= self.target:
-            self.at_target, self.wall_to_target_s = epoch, self.last_s - self.started_s
+            self.at_target = epoch
 
     def logged(self) -> None:
         """What has passed since the epoch was tracking and console."""
@@ -61,10 +75,10 @@ class RunClock:
         if test is not None and not test.is_finite:
             remedy = "Use a smaller learning_rate, or amp:bf16 for amp:fp16"
             raise DivergedError("final_loss", test.loss, "the loss on the test set is not finite", remedy)
-        now_s, train_s = stamp_s(self.clock), self.epochs[-1].elapsed_train_s
-        reached = self.at_target
+        now_s, reached = stamp_s(self.clock), self.at_target
         return RunSummary(
-            outcome=outcome or ("target_not_reached" if reached is None else "completed"),
+            outcome=outcome or ("completed" if self.reached else "target_not_reached"),
+            target_accuracy=self.target,
             test=test,
             best_eval_accuracy=max(epoch.quality.accuracy for epoch in self.epochs),
             time_to_accuracy_s=None if reached is None else reached.elapsed_train_s,
@@ -72,7 +86,7 @@ class RunClock:
             epochs_to_accuracy=None if reached is None else reached.epoch,
             num_epochs=len(self.epochs),
             total=total_of([epoch.cost for epoch in self.epochs]),
-            total_train_s=train_s,
+            total_train_s=self.epochs[-1].elapsed_train_s,
             median_epoch_s=statistics.median(epoch.cost.train_s for epoch in self.epochs),
             warmup_s=self.warmup_s,
             setup_s=self.setup_s,

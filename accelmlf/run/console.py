@@ -15,7 +15,7 @@ from accelmlf.text import say
 
 
 class Console:
-    """RunClock of one run on standard output (the bar on standard error, where tqdm draws it).
+    """Progress of one run on standard output (the bar on standard error, where tqdm draws it).
 
     `quiet`: nothing at all, for a run that is part of something larger.
     """
@@ -36,10 +36,10 @@ class Console:
         for technique in skipped:
             self.say(f"left out: {technique.label} ({technique.reason})")
 
-    def ready(self, work: Workload, sizes: dict[str, int], steps: int, setup_s: float, warmup_s: float) -> None:
+    def ready(self, work: Workload, sizes: dict[str, int], setup_s: float, warmup_s: float) -> None:
         """Set-up and warm-up are over; the clock of training begins."""
         self.num_images, self.started_s = sizes["train"], time.perf_counter()
-        batches = len(work.train.plan)
+        batches, steps = len(work.train.plan), work.accumulation_steps
         if steps > batches:
             self.say(f"note: accumulation_steps={steps} is more than an epoch's {batches} batches: one step per epoch")
         counts = ", ".join(f"{count:,} {name}" for name, count in sizes.items())
@@ -87,9 +87,9 @@ class Console:
         """Take the bar away, whatever ended the run."""
         self.bar.close()
 
-    def closing(self, config: RunConfig, epochs: Sequence[EpochMetrics], summary: RunSummary, url: str | None) -> None:
+    def closing(self, epochs: Sequence[EpochMetrics], summary: RunSummary, url: str | None) -> None:
         """The final table, and where the charts are."""
-        target = f"{config.target_accuracy:g} on validation"
+        target = f"{summary.target_accuracy:g} on validation"
         reached = f"after {summary.time_to_accuracy_s:.1f} s of training" if summary.reached_target else "not reached"
         totals: dict[str, float] = {}
         for epoch in epochs:

@@ -61,10 +61,8 @@ def one_run(
             clock = RunClock(config.target_accuracy, work.meter.clock, started_s)
             warm_up(work)
             clock.ready()
-            console.ready(work, splits.sizes(), config.accumulation_steps, clock.setup_s, clock.warmup_s)
-            for epoch in train_epochs(
-                work, max_epochs=config.epochs, accumulation_steps=config.accumulation_steps, watch=console.watch
-            ):
+            console.ready(work, splits.sizes(), clock.setup_s, clock.warmup_s)
+            for epoch in train_epochs(work, max_epochs=config.epochs, watch=console.watch):
                 clock.add(epoch)
                 run.log_epoch(epoch)
                 console.epoch(epoch)
@@ -77,15 +75,15 @@ def one_run(
         with tempfile.TemporaryDirectory() as folder:
             artifacts.write_closing(Path(folder), config, clock.epochs, summary, splits.class_names, work.model)
             run.log_artifacts(Path(folder))
-        console.closing(config, clock.epochs, summary, run.url())
+        console.closing(clock.epochs, summary, run.url())
     return summary
 
 
 def log_opening(run: TrackedRun, config: RunConfig, skipped: Sequence[Skipped], facts: dict[str, Any]) -> None:
     """All that is known before the first picture is read."""
     labels = {
-        "accelmlf.arm": config.arm,
-        "accelmlf.skipped_techniques": ",".join(technique.label for technique in skipped) or "none",
+        "arm": config.arm,
+        "skipped_techniques": ",".join(technique.label for technique in skipped) or "none",
         **as_tags(facts),
     }
     run.log_config(config, labels)

@@ -27,13 +27,19 @@ class Schedule:
         self.factors = list(factors)
         self.bases = [float(group["lr"]) for group in optimizer.param_groups]
         self.optimizer = optimizer
-        self.restart()
+        self._table: Tensor | None = None
+        self._go_to(0)
         optimizer.register_step_post_hook(self._advance)
 
-    def restart(self) -> None:
-        """Back to the first step, as after a warm-up."""
-        self.applied_steps: int | Tensor = 0
-        self._set_rates(self.factors[0])
+    def state_dict(self) -> dict[str, int | Tensor]:
+        """The number of steps applied, wherever it is counted."""
+        return {"applied_steps": self.applied_steps}
+
+    def load_state_dict(self, state: Mapping[str, int | Tensor]) -> None:
+        """Go to a step; what was counted on the device is counted there again."""
+        applied_steps, parameter = state["applied_steps"], self.optimizer.param_groups[0]["params"][0]
+        # The rates of a host and of a device differ in their last bits.
+        self._go_to(applied_steps.to(parameter.device) if isinstance(applied_steps, Tensor) else applied_steps)
 
     def learning_rate(self) -> float:
         """The first group's present rate; reads the device where the count lives there."""
@@ -41,19 +47,25 @@ class Schedule:
 
     def _advance(self, optimizer: Optimizer, *_: Any) -> None:
         found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
-        last = len(self.factors) - 1
+        applied_steps = self.applied_steps
         if found_inf is None:
-            self.applied_steps += 1
-            self._set_rates(self.factors[min(int(self.applied_steps), last)])
+            self._go_to(applied_steps + 1)
             return
-        if not isinstance(self.applied_steps, Tensor):
-            self.applied_steps = torch.full((1,), self.applied_steps, device=found_inf.device)
-            self._table = torch.tensor(self.factors, dtype=torch.float32).to(found_inf.device, non_blocking=True)
-        self.applied_steps = self.applied_steps + (1 - found_inf.to(torch.int64))
-        # index_select, because indexing by a single value would read it from the device.
-        self._set_rates(self._table.index_select(0, self.applied_steps.clamp(max=last)).squeeze(0))
+        if not isinstance(applied_steps, Tensor):
+            applied_steps = torch.full((1,), applied_steps, device=found_inf.device)
+        self._go_to(applied_steps + (1 - found_inf.to(torch.int64)))
 
-    def _set_rates(self, factor: float | Tensor) -> None:
+    def _go_to(self, applied_steps: int | Tensor) -> None:
+        self.applied_steps, last = applied_steps, len(self.factors) - 1
+        factor: float | Tensor
+        if isinstance(applied_steps, Tensor):
+            if self._table is None:
+                table = torch.tensor(self.factors, dtype=torch.float32)
+                self._table = table.to(applied_steps.device, non_blocking=True)
+            # index_select, because indexing by a single value would read it from the device.
+            factor = self._table.index_select(0, applied_steps.clamp(max=last)).squeeze(0)
+        else:
+            factor = self.factors[min(applied_steps, last)]
         for group, base in zip(self.optimizer.param_groups, self.bases, strict=True):
             group["lr"] = base * factor
 

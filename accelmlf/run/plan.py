@@ -33,6 +33,7 @@ def settle(config: RunConfig) -> tuple[RunConfig, TechniqueStack, list[Skipped]]
     device = pick_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # some questions to torch, and pinning, are about the current device
-    techniques, skipped = build_stack(config.techniques, device, from_preset=not config.techniques_given)
+    techniques, skipped = build_stack(config.techniques, device)
     arm = "tuned_partial" if skipped and config.arm == "tuned" else config.arm
-    return replace(config, device=str(device), techniques=techniques.label, arm=arm), techniques, skipped
+    as_run = replace(config.techniques, labels=techniques.labels)
+    return replace(config, device=str(device), techniques=as_run, arm=arm), techniques, skipped

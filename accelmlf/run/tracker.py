@@ -1,5 +1,6 @@
 """What a run asks of whoever records it, and a tracker that keeps everything in memory."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ from accelmlf.settings.run import RunConfig
 class TrackedRun(Protocol):
     """One open run of a tracker."""
 
-    def log_config(self, config: RunConfig, tags: dict[str, str]) -> None: ...
+    def log_config(self, config: RunConfig, tags: Mapping[str, str]) -> None:
+        """The settings, and what else there is to know of the run, by plain names such as skipped_techniques."""
 
     def log_inputs(self, dataset: DatasetRecord, weights_source: str) -> None: ...
 
@@ -54,12 +56,12 @@ class MemoryTracker:
 
     def __exit__(self, *_: Any) -> None: ...
 
-    def log_config(self, config: RunConfig, tags: dict[str, str]) -> None:
-        self.config, self.tags = config, tags
+    def log_config(self, config: RunConfig, tags: Mapping[str, str]) -> None:
+        self.config, self.tags = config, dict(tags)
 
     def log_inputs(self, dataset: DatasetRecord, weights_source: str) -> None:
         self.dataset = dataset
-        self.tags["accelmlf.weights_source"] = weights_source
+        self.tags["weights_source"] = weights_source
 
     def log_epoch(self, epoch: EpochMetrics) -> None:
         self.epochs.append(epoch)

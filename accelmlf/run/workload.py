@@ -8,12 +8,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from accelmlf.data.augmentation import AUGMENTATIONS, PictureTransform
-from accelmlf.data.batches import BatchPlan
+from accelmlf.data.batches import BatchPlan, num_steps
 from accelmlf.data.loading import BatchLoader, make_loader
 from accelmlf.data.pictures import Source
 from accelmlf.data.splits import Splits, load_splits
 from accelmlf.errors import ConfigError
-from accelmlf.measure.cost import EpochMeter, meter_for
+from accelmlf.measure.cost import Meter, meter_for
 from accelmlf.measure.records import DatasetRecord
 from accelmlf.models.families import build_model, has_batch_norm
 from accelmlf.run.optimization import SCHEDULES, Schedule, build_optimizer
@@ -31,12 +31,13 @@ class Workload:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     clip_norm: float | None
+    accumulation_steps: int
     techniques: TechniqueStack
     train: BatchLoader
     validation: BatchLoader
     test: BatchLoader
     num_classes: int
-    meter: EpochMeter
+    meter: Meter
     device: torch.device
 
 
@@ -73,7 +74,7 @@ def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weigh
         options=techniques.optimizer_options(),
     )
     train = loader_for(config, splits.train, techniques, shuffled=True)
-    steps_per_epoch = -(-len(train.plan) // config.accumulation_steps)
+    steps_per_epoch = num_steps(len(train.plan), config.accumulation_steps)
     factors = pick(SCHEDULES, config.schedule, "schedule")(steps_per_epoch * config.epochs, steps_per_epoch)
     return Workload(
         model=model,
@@ -81,6 +82,7 @@ def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weigh
         schedule=Schedule(optimizer, factors),
         scaler=techniques.gradient_scaler(),
         clip_norm=config.clip_norm,
+        accumulation_steps=config.accumulation_steps,
         techniques=techniques,
         train=train,
         validation=loader_for(config, splits.validation, techniques, shuffled=False),

@@ -16,8 +16,8 @@ from accelmlf.search.console import SearchConsole
 from accelmlf.search.plan import Plan
 from accelmlf.search.space import Point, in_words
 from accelmlf.search.trials import TrialRecord
-from accelmlf.tracking.parent_run import Family
-from accelmlf.tracking.tags import BLOCK, CONFIRMATION, OWNER
+from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.tags import BLOCK, CONFIRMATION, OWNER, POINT
 
 NUM_BEST = 3
 
@@ -127,7 +127,7 @@ def best_points(records: Sequence[TrialRecord]) -> list[Point]:
     return [r.point for r in winners[:NUM_BEST] if r.point is not None]
 
 
-def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console: SearchConsole) -> Confirmation:
+def confirm(plan: Plan, records: Sequence[TrialRecord], parent: ParentRun, console: SearchConsole) -> Confirmation:
     """Blocks of one repeat of every candidate, in random order within a block.
 
     A block that an earlier start has completed on this machine is kept. Of one that was cut short nothing is: what is
@@ -138,14 +138,14 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console:
     arms += [] if any(arm.is_recipe for arm in arms) else [Candidate(own, is_recipe=True)]
     repeats, started_s, num_run = plan.tune.confirm_repeats, time.monotonic(), 0
     seeds = [(plan.base.seed + 1 + block) % 2**32 for block in range(repeats)]
-    kept = complete_blocks(arms, family)
+    kept = complete_blocks(arms, parent)
     missing = sum(seed not in kept for seed in seeds) * len(arms)
     what = f"{len(arms)} setting{'s' * (len(arms) > 1)} x {repeats} fresh seed{'s' * (repeats > 1)}"
     done = (
         f", {len(seeds) - missing // len(arms)} of {repeats} blocks done already" if kept else ", interleaved in blocks"
     )
     console.say(f"\nconfirmation: {what}{done}")
-    if missing and any(family.children(CONFIRMATION)):
+    if missing and any(parent.children(CONFIRMATION)):
         console.say("earlier confirming runs that were cut short, or had other settings beside them, are not used")
     for seed, order in zip(seeds, block_orders(range(len(arms)), repeats, plan.base.seed), strict=True):
         block = uuid.uuid4().hex
@@ -156,30 +156,30 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], family: Family, console:
             left = left_in_words(started_s, num_run, missing)
             name = f"confirmation {num_run + 1} of {missing}, seed {seed}"
             console.begins(name, in_words(arm.point), plan.base.epochs, left)
-            arm.note(seed, run_once(plan, arm, seed, block, family, console))
+            arm.note(seed, run_once(plan, arm, seed, block, parent, console))
             console.stop()
             num_run += 1
     arms.sort(key=lambda arm: (-len(arm.reached_s), arm.mean_s or math.inf))
     return Confirmation(arms)
 
 
-def complete_blocks(arms: Sequence[Candidate], family: Family) -> dict[int, dict[str, Repeat]]:
+def complete_blocks(arms: Sequence[Candidate], parent: ParentRun) -> dict[int, dict[str, Repeat]]:
     """For each seed the repeats, by point, of a block that has all `arms` and was run on this machine."""
     blocks: dict[tuple[str, int], dict[str, Repeat]] = {}
-    for run in family.children(CONFIRMATION):
+    for run in parent.children(CONFIRMATION):
         if run.has_ended_well and is_of_this_machine(run.tags[OWNER]):
             key = run.tags[BLOCK], int(run.settings["seed"])
-            blocks.setdefault(key, {})[run.tags["accelmlf.point"]] = Repeat.from_metrics(run.metrics)
+            blocks.setdefault(key, {})[run.tags[POINT]] = Repeat.from_metrics(run.metrics)
     wanted = {in_words(arm.point) for arm in arms}
     return {seed: repeats for (_, seed), repeats in blocks.items() if wanted <= repeats.keys()}
 
 
-def run_once(plan: Plan, arm: Candidate, seed: int, block: str, family: Family, console: SearchConsole) -> Repeat:
+def run_once(plan: Plan, arm: Candidate, seed: int, block: str, parent: ParentRun, console: SearchConsole) -> Repeat:
     """One repeat of one candidate, the test set read at its end."""
     config = plan.config_of(None if arm.is_recipe else arm.point, seed=seed)
-    tags = {"accelmlf.point": in_words(arm.point), BLOCK: block}
+    tags = {POINT: in_words(arm.point), BLOCK: block}
     child = Child(f"confirmation, seed {seed}: {arm.name}", CONFIRMATION, tags)
-    ended = run_child(child, config, plan.device_key, family, console)
+    ended = run_child(child, config, plan.device_key, parent, console)
     if isinstance(ended, AccelmlfError):
         return Repeat(failure=ended.outcome)
     return Repeat.from_metrics(ended.as_metrics())

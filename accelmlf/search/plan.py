@@ -1,21 +1,19 @@
 """What every run of a search has in common, and what its study is about."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from accelmlf import __version__
 from accelmlf.errors import ConfigError
-from accelmlf.machine.facts import as_tags
-from accelmlf.many_runs.preflight import Preflight
+from accelmlf.many_runs.opened import labels_of_parent
+from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of
 from accelmlf.search import storage
 from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
 from accelmlf.search.space import Point, SearchSpace
-from accelmlf.settings.fields import as_text, settable_fields
+from accelmlf.settings.fields import as_text
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
+from accelmlf.tracking.tags import SAMPLER, SKIPPED, SPACE, under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +35,6 @@ class Plan:
         return resolve({**self.given, **searched, **fixed, **settings})
 
 
-NOT_PART_OF_A_STUDY = ("arm", "data_dir", "device", "effective_batch_size", "save_model", *SET_BY_SEARCH)
-"""Settings of a run that may differ between the starts of one study, or that its space describes."""
-
-
 def refuse(tune: TuneConfig, given: Mapping[str, Any]) -> None:
     """Raises ConfigError for settings of a run that contradict a search."""
     if given.get("validation") == "test":
@@ -52,32 +46,14 @@ def refuse(tune: TuneConfig, given: Mapping[str, Any]) -> None:
 
 
 def study_facts(seen: Preflight, space: SearchSpace) -> dict[str, str]:
-    """All that the trials of one study have in common: times on another machine, say, could not be compared."""
-    searched = set(space.names) | ({"techniques"} if space.technique_sets else set())
-    settings = {
-        name: text
-        for name, text in seen.config.as_texts().items()
-        if name not in NOT_PART_OF_A_STUDY and name not in searched
-    }
-    hardware, versions = seen.environment["hardware"], seen.environment["versions"]
-    named = ("cpu", "cpu_threads_used", "gpu", "cuda", "cudnn")
-    machine = {name: str(hardware[name]) for name in named if name in hardware}
-    machine["device_type"] = seen.config.device.partition(":")[0]
-    searches = {f"space.{name}": text for name, text in space.as_texts().items()}
-    return {
-        **settings,
-        "data": seen.data_digest,
-        **searches,
-        **machine,
-        "torch": versions["torch"],
-        "accelmlf": __version__,
-    }
+    """What the trials of one study have in common, and the space of what they have not."""
+    searched = {*SET_BY_SEARCH, *space.names, *(("techniques",) if space.technique_sets else ())}
+    return common_facts(seen, without=searched) | under("space.", space.as_texts())
 
 
 def default_name(seen: Preflight, facts: Mapping[str, str]) -> str:
     """The same for the same facts, so that the same command goes on with its study and another one starts its own."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return f"{seen.config.model}-{seen.config.dataset}-{digest[:8]}"
+    return f"{seen.config.model}-{seen.config.dataset}-{digest_of(facts)[:8]}"
 
 
 def labels(plan: Plan, seen: Preflight, study: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -87,14 +63,7 @@ def labels(plan: Plan, seen: Preflight, study: Mapping[str, str]) -> tuple[dict[
         name: as_text(plan.space.choices[key]) for key, name in SET_BY_SEARCH.items() if key in plan.space.choices
     }
     asked |= {"study_name": study["name"], "storage": storage.shown(study["storage"])}
-    texts = seen.config.as_texts()
-    params = asked | {key: texts[key] for key in settable_fields(RunConfig) if key not in SET_BY_SEARCH}
-    tags = {f"accelmlf.config.{key}": text for key, text in (texts | asked).items()}
-    space = {f"accelmlf.space.{key}": text for key, text in plan.space.as_texts().items()}
+    params, tags = labels_of_parent(seen, asked, SET_BY_SEARCH)
     skipped = ",".join(technique.label for technique in seen.skipped) or "none"
-    others = {
-        "accelmlf.sampler": study["sampler"],
-        "accelmlf.skipped_techniques": skipped,
-        "accelmlf.data_digest": seen.data_digest,
-    }
-    return params, tags | space | others | as_tags(seen.environment)
+    own = {SAMPLER: study["sampler"], SKIPPED: skipped}
+    return params, tags | own | under(SPACE, plan.space.as_texts())

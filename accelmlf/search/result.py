@@ -18,6 +18,7 @@ from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.fields import as_text
 from accelmlf.settings.run import RunConfig
 from accelmlf.text import aligned
+from accelmlf.tracking.tags import COMMAND, ENDED_AT, VERDICT, WINNER_COMMAND
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ class Result:
         """The result in words, for the parent run."""
         own = {"model": self.plan.base.model, **as_given(TuneConfig, vars(self.plan.tune))}
         search = command_line("tune", own | as_given(RunConfig, {**self.plan.given, "model": None}))
-        tags = {"accelmlf.ended_at": self.ended_at, "accelmlf.verdict": self.verdict, "accelmlf.command": search}
+        tags = {ENDED_AT: self.ended_at, VERDICT: self.verdict, COMMAND: search}
         if self.winner is not None:
-            tags["accelmlf.winner_command"] = command_line(self.plan.base.model, self.settings())
+            tags[WINNER_COMMAND] = command_line(self.plan.base.model, self.settings())
         return tags
 
     def params(self) -> dict[str, str]:
@@ -88,7 +89,7 @@ class Result:
             return {}
         config = self.plan.config_of(self.winner)
         names = ("batch_size", "accumulation_steps", "learning_rate", "techniques")
-        techniques = {} if self.plan.space.technique_sets else {"techniques": self.plan.base.techniques}
+        techniques = {} if self.plan.space.technique_sets else {"techniques": as_text(self.plan.base.techniques)}
         texts = {name: as_text(getattr(config, name)) for name in names} | techniques
         return {f"best_{name}": text for name, text in texts.items()}
 

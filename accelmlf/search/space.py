@@ -12,6 +12,7 @@ from accelmlf.errors import ConfigError
 from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
 from accelmlf.settings.fields import as_text, settable_fields
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
 
 Value = int | float | bool
 Point = Mapping[str, Value]
@@ -33,14 +34,14 @@ class SearchSpace:
     accumulation_choices: tuple[int, ...]
     learning_rates: tuple[float, float] | None
     """Lowest and highest; None where the rate follows the effective batch."""
-    technique_sets: tuple[str, ...]
-    """Comma lists that can run together; empty where the techniques are not searched."""
+    technique_sets: tuple[TechniqueList, ...]
+    """Those that can run together; empty where the techniques are not searched."""
     max_effective_batch: int
 
     @cached_property
     def technique_words(self) -> tuple[str, ...]:
         """The techniques that are on or off."""
-        return tuple(dict.fromkeys(word for text in self.technique_sets for word in _words(text)))
+        return tuple(dict.fromkeys(word for together in self.technique_sets for word in together.labels))
 
     @cached_property
     def choices(self) -> dict[str, tuple[Value, ...]]:
@@ -74,7 +75,7 @@ class SearchSpace:
 
     @cached_property
     def _together(self) -> set[frozenset[str]]:
-        return {frozenset(_words(text)) for text in self.technique_sets} or {frozenset()}
+        return {frozenset(together.labels) for together in self.technique_sets} or {frozenset()}
 
     def _is_possible(self, point: Point) -> bool:
         chosen = frozenset(word for word in self.technique_words if point[word])
@@ -109,12 +110,12 @@ class SearchSpace:
         if self.learning_rates:
             searched["learning_rate"] = point["learning_rate"]
         if self.technique_sets:
-            searched["techniques"] = ",".join(word for word in self.technique_words if point[word]) or "none"
+            searched["techniques"] = TechniqueList(tuple(word for word in self.technique_words if point[word]))
         return searched
 
     def point_of(self, config: RunConfig) -> Point:
         """The point at which a run stands, in the space or not."""
-        words = _words(config.techniques)
+        words = config.techniques.labels
         point: dict[str, Value] = {word: word in words for word in self.technique_words}
         point |= {"batch_size": config.batch_size, "accumulation_steps": config.accumulation_steps}
         return point | ({"learning_rate": config.learning_rate} if self.learning_rates else {})
@@ -128,7 +129,7 @@ class SearchSpace:
 
 
 def make_space(
-    tune: TuneConfig, base: RunConfig, train_images: int, technique_sets: Sequence[str], has_batch_norm: bool
+    tune: TuneConfig, base: RunConfig, train_images: int, technique_sets: Sequence[TechniqueList], has_batch_norm: bool
 ) -> tuple[SearchSpace, list[str]]:
     """The space that the settings ask for around the recipe's own run, and the default points left out of it.
 
@@ -178,10 +179,6 @@ def in_words(point: Point) -> str:
     if any(isinstance(value, bool) for value in point.values()):
         parts.append("+".join(switches) or "no technique")
     return ", ".join(parts)
-
-
-def _words(techniques: str) -> list[str]:
-    return [] if techniques == "none" else techniques.split(",")
 
 
 def _short(number: float) -> float:

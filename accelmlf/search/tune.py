@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from accelmlf.errors import ConfigError
-from accelmlf.machine.processes import MANY_RUNS, sole_use
 from accelmlf.many_runs.child_run import start_server
+from accelmlf.many_runs.opened import opened
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
 from accelmlf.search import sampling, storage
 from accelmlf.search import study as studies
@@ -19,10 +19,8 @@ from accelmlf.search.trials import times_s
 from accelmlf.search.worker import Search
 from accelmlf.settings.recipes import resolve
 from accelmlf.text import say
-from accelmlf.tracking.parent_run import Family, claim
 from accelmlf.tracking.store import tracking_uri
 from accelmlf.tracking.tags import SEARCH
-from accelmlf.tracking.tracker import MlflowTracker
 
 
 def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> None:
@@ -46,16 +44,14 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
     if dry_run:
         announce(plan, seen, name, url, kind, left_out)
         return
-    with sole_use(seen.device_key, MANY_RUNS), MlflowTracker().run() as parent, storage.storage_errors(url):
+    with opened(SEARCH, seen.device_key) as parent, storage.storage_errors(url):
         announce(plan, seen, name, url, kind, left_out)
-        claim(parent, SEARCH)
         study = studies.open_study(url, name, facts)
         study.sampler = sampling.UnseenPoints(space, kind, space.point_of(seen.config), seen.config.seed)
-        family = Family(parent, SEARCH, name, studies.study_id(study))
-        family.log_settings(*labels(plan, seen, {"name": name, "storage": url, "sampler": kind}))
-        family.adopt()
+        own = labels(plan, seen, {"name": name, "storage": url, "sampler": kind})
+        parent.join(name, studies.study_id(study), *own)
         console = SearchConsole(int(min(tune.n_trials, space.size)), tune.timeout_s)
-        search_and_confirm(Search(study, url, plan, family, console))
+        search_and_confirm(Search(study, url, plan, parent, console))
 
 
 def search_and_confirm(search: Search) -> None:
@@ -73,8 +69,8 @@ def search_and_confirm(search: Search) -> None:
     search.study.set_user_attr("outcome", result.outcome)
     search.family.log_result(result.params(), result.metrics(), result.outcome, result.tags())
     for write in (write_tables, draw):  # a picture that fails takes no table with it
-        search.family.parent.log_written(write, result, search.study)
-    say(f"tables and pictures (scripts/ui serves them): {search.family.parent.files_url()}")
+        search.family.run.log_written(write, result, search.study)
+    say(f"tables and pictures (scripts/ui serves them): {search.family.run.files_url()}")
 
 
 def announce(plan: Plan, seen: Preflight, name: str, url: str, kind: str, left_out: list[str]) -> None:

@@ -96,11 +96,13 @@ def parse_setting(name: str, text: str, record: type) -> object:
     kind, value = _kind(field), text.strip()
     if kind is bool:
         return parse_bool(name, value)
+    if hasattr(kind, "parse"):  # a type that reads its own text
+        return kind.parse(value, name=name)
     if kind is str:
         return _checked_choice(field, name, value)
     if kind == NUMBERS:
         return _parse_list(field, name, text)
-    if value.lower() == field.metadata["none_text"]:
+    if value and value.lower() == field.metadata["none_text"]:
         return None
     return _parse_number(field, name, value, text)
 

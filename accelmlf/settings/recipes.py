@@ -12,15 +12,18 @@ from typing import Any
 from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import pick
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
+
+NO_TECHNIQUES = TechniqueList(is_preset=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class Preset:
     """What the technique preset of a recipe sets: nothing but techniques, accumulation and the batch."""
 
     batch_size: int
     accumulation_steps: int = 1
-    techniques: str = "none"
+    techniques: TechniqueList = NO_TECHNIQUES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,11 @@ class Recipe:
     augmentation: str
     normalisation: str
     target_accuracy: float
-    untuned: Arm
-    tuned: Arm
+    untuned: Preset
+    tuned: Preset
 
 
-PAPER_TECHNIQUES = "amp,pin_memory"
+PAPER_TECHNIQUES = TechniqueList(("amp", "pin_memory"), is_preset=True)
 DATASETS_LIKE_CIFAR10 = ("folder",)
 
 RESNET50_CIFAR10 = Recipe(
@@ -57,8 +60,8 @@ RESNET50_CIFAR10 = Recipe(
     augmentation="crop_flip",
     normalisation="cifar10",
     target_accuracy=0.85,
-    untuned=Arm(batch_size=128),
-    tuned=Arm(batch_size=128, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
+    untuned=Preset(batch_size=128),
+    tuned=Preset(batch_size=128, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
 )
 EFFICIENTNET_CIFAR10 = Recipe(
     weights="pretrained",
@@ -72,10 +75,10 @@ EFFICIENTNET_CIFAR10 = Recipe(
     augmentation="affine_flip",
     normalisation="imagenet",
     target_accuracy=0.90,
-    untuned=Arm(batch_size=96),
+    untuned=Preset(batch_size=96),
     # The paper calls the larger batch "gradient accumulation" and accumulates nothing; two batches of 96 are
     # the nearest that does accumulate.
-    tuned=Arm(batch_size=96, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
+    tuned=Preset(batch_size=96, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
 )
 VIT_CIFAR10 = Recipe(
     weights="pretrained",
@@ -89,8 +92,8 @@ VIT_CIFAR10 = Recipe(
     augmentation="resized_crop_flip",
     normalisation="half",
     target_accuracy=0.90,
-    untuned=Arm(batch_size=70),
-    tuned=Arm(batch_size=70, accumulation_steps=15, techniques=PAPER_TECHNIQUES),
+    untuned=Preset(batch_size=70),
+    tuned=Preset(batch_size=70, accumulation_steps=15, techniques=PAPER_TECHNIQUES),
 )
 EFFICIENTNET_CIFAR10_RANDOM = replace(
     EFFICIENTNET_CIFAR10,
@@ -105,8 +108,8 @@ EFFICIENTNET_CIFAR10_RANDOM = replace(
     augmentation="crop_flip",
     normalisation="cifar10",
     target_accuracy=0.60,
-    untuned=Arm(batch_size=64),
-    tuned=Arm(batch_size=64, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
+    untuned=Preset(batch_size=64),
+    tuned=Preset(batch_size=64, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
 )
 VIT_CIFAR10_RANDOM = replace(
     VIT_CIFAR10,
@@ -119,8 +122,8 @@ VIT_CIFAR10_RANDOM = replace(
     augmentation="crop_flip",
     normalisation="cifar10",
     target_accuracy=0.60,
-    untuned=Arm(batch_size=128),
-    tuned=Arm(batch_size=128, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
+    untuned=Preset(batch_size=128),
+    tuned=Preset(batch_size=128, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
 )
 RESNET50_DIGITS = Recipe(
     weights="random",
@@ -133,8 +136,8 @@ RESNET50_DIGITS = Recipe(
     augmentation="slight_affine",
     normalisation="digits",
     target_accuracy=0.90,
-    untuned=Arm(batch_size=32),
-    tuned=Arm(batch_size=32, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
+    untuned=Preset(batch_size=32),
+    tuned=Preset(batch_size=32, accumulation_steps=2, techniques=PAPER_TECHNIQUES),
 )
 EFFICIENTNET_DIGITS = replace(
     RESNET50_DIGITS, image_size=32, epochs=14, learning_rate=8e-3, weight_decay=0.05, augmentation="none"
@@ -160,10 +163,15 @@ RECIPES: dict[tuple[str, str, str], Recipe] = {
         VIT_CIFAR10,
         epochs=15,
         target_accuracy=0.75,
-        tuned=Arm(batch_size=70, accumulation_steps=23, techniques=PAPER_TECHNIQUES),
+        tuned=Preset(batch_size=70, accumulation_steps=23, techniques=PAPER_TECHNIQUES),
     ),
     ("vit", "cifar100", "random"): replace(VIT_CIFAR10_RANDOM, normalisation="cifar100", target_accuracy=0.30),
 }
+
+
+def model_names() -> list[str]:
+    """The models that have a recipe, in the order of the table."""
+    return list(dict.fromkeys(model for model, _, _ in RECIPES))
 
 
 def recipe_for(model: str, dataset: str, weights: str | None = None) -> Recipe:
@@ -174,8 +182,9 @@ def recipe_for(model: str, dataset: str, weights: str | None = None) -> Recipe:
     data = "cifar10" if dataset in DATASETS_LIKE_CIFAR10 else dataset
     rows = {start: recipe for (m, d, start), recipe in RECIPES.items() if (m, d) == (model, data)}
     if not rows:
-        pick({m: m for m, _, _ in RECIPES}, model, "model")
-        pick({d: d for _, d, _ in RECIPES}, data, "dataset")
+        pick(dict.fromkeys(model_names()), model, "model")
+        known = {data for _, data, _ in RECIPES}
+        pick(dict.fromkeys((*sorted(known), *DATASETS_LIKE_CIFAR10)), dataset, "dataset")
     preferred = "random" if weights == "random" else "pretrained"
     return rows.get(preferred) or next(iter(rows.values()))
 
@@ -187,7 +196,7 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
         ConfigError: no model, or a setting that only some models or data sets have.
     """
     if "model" not in given:
-        raise ConfigError("model", "none", "a run needs a model", "Give resnet50, efficientnet_b0 or vit")
+        raise ConfigError("model", "none", "a run needs a model", f"Give {' or '.join(model_names())}")
     dataset = given.get("dataset", "digits")
     recipe = recipe_for(given["model"], dataset, given.get("weights"))
     preset = recipe.tuned if given.get("tuned", False) else recipe.untuned
@@ -197,11 +206,12 @@ def resolve(given: Mapping[str, Any]) -> RunConfig:
         if name not in ("untuned", "tuned", "learning_rate")
     }
     chosen: dict[str, Any] = shared | vars(preset) | dict(given)
+    if isinstance(chosen["techniques"], str):  # as one writes it in Python
+        chosen["techniques"] = TechniqueList.parse(chosen["techniques"])
     if "learning_rate" not in given:
         effective = chosen["batch_size"] * chosen["accumulation_steps"]
         chosen["learning_rate"] = follow_batch(recipe, effective)
     departs = any(chosen[name] != value for name, value in vars(preset).items())
-    chosen["techniques_given"] = "techniques" in given
     chosen["arm"] = "custom" if departs else "tuned" if given.get("tuned", False) else "baseline"
     return RunConfig(**chosen)
 

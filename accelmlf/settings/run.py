@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from accelmlf.settings.fields import from_recipe, setting, text_of
+from accelmlf.settings.technique_list import TechniqueList
 
 MODEL_FILE = "model.safetensors"
 """The artifact that holds a run's final weights."""
@@ -13,9 +14,9 @@ MODEL_FILE = "model.safetensors"
 class RunConfig:
     """Every resolved setting of one run. `recipes.resolve` makes it from what the user gave."""
 
-    model: str = setting(choices=("resnet50", "efficientnet_b0", "vit"), default_text="resnet50")
-    """The network to train."""
-    dataset: str = setting("digits", choices=("digits", "cifar10", "cifar100", "folder"))
+    model: str = setting(default_text="resnet50")
+    """The network to train: resnet50, efficientnet_b0 or vit."""
+    dataset: str = setting("digits")
     """digits (embedded, no download), cifar10, cifar100, or folder (your own pictures)."""
     data_dir: str = setting("data")
     """Where archives are kept; for dataset=folder the folder with train/<class>/* and test/<class>/*."""
@@ -23,7 +24,7 @@ class RunConfig:
     """true = gradient accumulation, mixed precision and pinned memory as the recipe sets them."""
     pipeline: str = setting("memory", choices=("memory", "stream"))
     """memory: pictures held once as uint8, augmented in batches on the device; stream: decoded per picture."""
-    techniques: str = from_recipe("as tuned says")
+    techniques: TechniqueList = from_recipe("as tuned says")
     """Comma list such as amp:bf16,pin_memory,channels_last; none; replaces the list that tuned sets."""
     accumulation_steps: int = from_recipe("as tuned says", at_least=1, at_most=2**20)
     """Micro-batches per optimizer step."""
@@ -60,7 +61,6 @@ class RunConfig:
     normalisation: str
     learning_rate_multipliers: tuple[tuple[str, float], ...]
     arm: str
-    techniques_given: bool
 
     @property
     def effective_batch_size(self) -> int:
@@ -69,7 +69,6 @@ class RunConfig:
 
     def as_texts(self) -> dict[str, str]:
         """Every resolved setting and the effective batch size as text, the same however a run was started."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "techniques_given"]
-        values = {name: getattr(self, name) for name in names}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["effective_batch_size"] = self.effective_batch_size
         return {name: text_of(name, value, RunConfig) for name, value in values.items()}

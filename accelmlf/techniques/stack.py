@@ -12,10 +12,9 @@ from torch import nn
 from accelmlf.data.batches import Batch
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.settings.fields import pick
+from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.base import Technique, cudnn_benchmark, tensor_float_32
 from accelmlf.techniques.catalogue import TECHNIQUES
-
-NO_TECHNIQUES = "none"
 
 
 class TechniqueStack:
@@ -27,9 +26,9 @@ class TechniqueStack:
         self.device = device
 
     @property
-    def label(self) -> str:
-        """The comma list that asks for exactly this."""
-        return ",".join(technique.label for technique in self.techniques) or NO_TECHNIQUES
+    def labels(self) -> tuple[str, ...]:
+        """Of its techniques, their options included."""
+        return tuple(technique.label for technique in self.techniques)
 
     @contextmanager
     def process_context(self) -> Iterator[None]:
@@ -81,25 +80,21 @@ class Skipped:
     reason: str
 
 
-def build_stack(text: str, device: torch.device, *, from_preset: bool) -> tuple[TechniqueStack, list[Skipped]]:
-    """The techniques of a comma list on a device; what a preset asks for in vain is left out and returned.
+def build_stack(wanted: TechniqueList, device: torch.device) -> tuple[TechniqueStack, list[Skipped]]:
+    """Techniques on a device; what a preset asks for in vain is left out and returned.
 
     Raises:
-        ConfigError: an unknown or repeated word, a bad option, or words of which one replaces the other.
+        ConfigError: an unknown word, a bad option, or words of which one replaces the other.
         DeviceError: a technique asked for explicitly that the device cannot run.
     """
     techniques: list[Technique] = []
     skipped: list[Skipped] = []
-    for part in [] if text == NO_TECHNIQUES else text.split(","):
-        word, _, option = part.strip().partition(":")
-        if word == NO_TECHNIQUES:
-            raise ConfigError("techniques", text, f"{NO_TECHNIQUES} stands alone", "Leave it or the others out")
-        technique = pick(TECHNIQUES, word, "techniques", text)(word, option if ":" in part else None, device)
-        if word in {t.word for t in techniques}:
-            raise ConfigError("techniques", text, f"{word} is there twice", "Name each technique once")
+    for label in wanted.labels:
+        word, colon, option = label.partition(":")
+        technique = pick(TECHNIQUES, word, "techniques", wanted)(word, option if colon else None, device)
         if (reason := technique.missing()) is None:
             techniques.append(technique)
-        elif from_preset:
+        elif wanted.is_preset:
             skipped.append(Skipped(technique.label, reason))
         else:
             raise DeviceError("techniques", technique.label, f"this device cannot run it: {reason}", "Leave it out")
@@ -107,11 +102,11 @@ def build_stack(text: str, device: torch.device, *, from_preset: bool) -> tuple[
     for technique in techniques:
         if idle := [word for word in technique.replaces if word in words]:
             rule = f"{technique.word} replaces {' and '.join(idle)}, which would do nothing"
-            raise ConfigError("techniques", text, rule, "Leave one of them out")
+            raise ConfigError("techniques", wanted, rule, "Leave one of them out")
     return TechniqueStack(techniques, device), skipped
 
 
-def technique_sets(device: torch.device, pipeline: str) -> tuple[str, ...]:
+def technique_sets(device: torch.device, pipeline: str) -> tuple[TechniqueList, ...]:
     """Every set of techniques, with their default options, that the device and the pipeline can run together."""
     known = [kind(word, None, device) for word, kind in TECHNIQUES.items() if pipeline in kind.pipelines]
     labels = [technique.label for technique in known if technique.missing() is None]
@@ -119,8 +114,8 @@ def technique_sets(device: torch.device, pipeline: str) -> tuple[str, ...]:
     possible = []
     for subset in subsets:
         try:
-            stack, _ = build_stack(",".join(subset) or NO_TECHNIQUES, device, from_preset=False)
+            stack, _ = build_stack(TechniqueList(subset), device)
         except ConfigError:  # one replaces another
             continue
-        possible.append(stack.label)
+        possible.append(TechniqueList(stack.labels))
     return tuple(possible)

@@ -1,94 +1,162 @@
-"""The tracking store: where it is, how a fresh one is made, its experiments, and its failures as one error."""
+"""The tracking store: one handle on it, through which everything that is recorded is written and read."""
 
 import logging
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from accelmlf.errors import ConfigError, DiskError, TrackingError, recognise
+from accelmlf.errors import AccelmlfError, ConfigError, DiskError, TrackingError, recognise
 from accelmlf.machine.processes import locked
-
-
-def experiments() -> dict[str, str]:
-    """Id -> name of all that are not deleted."""
-    with storage_errors():
-        return {experiment.experiment_id: experiment.name for experiment in mlflow.MlflowClient().search_experiments()}
-
-
-def experiment_named(name: str) -> str:
-    """The id of an experiment.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    known = experiments()
-    ids = [experiment_id for experiment_id, own in known.items() if own == name]
-    if not ids:
-        rule = "the tracking store has no such experiment"
-        raise ConfigError("experiment_name", name, rule, f"Known: {', '.join(known.values())}")
-    return ids[0]
-
+from accelmlf.tracking.stored_runs import StoredRun, of_study
 
 EXPERIMENT = "accelmlf"
+PAGE = 1000
+"""Runs per answer to a search."""
+MLFLOW_VARIABLES = {
+    # A tracking server that is gone should be heard of in seconds; MLflow's defaults wait for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # MLflow's own line about a closed run would print the address with its password.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""What MLflow reads from the environment at each call, where the user has not set it."""
 
 
-def own_experiment() -> str | None:
-    """The experiment that MLflow's variables name, or this project's own; None where a run is already there."""
-    if os.environ.get("MLFLOW_RUN_ID") or (os.environ.get("MLFLOW_EXPERIMENT_ID")):
-        return None
-    client = mlflow.MlflowClient()
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    if (found := client.get_experiment_by_name(name)) is None:
-        try:
-            created: str = client.create_experiment(name)
-            return created
-        except MlflowException:  # another process was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    experiment_id: str = found.experiment_id
-    return experiment_id
+@dataclass(frozen=True)
+class Store:
+    """The tracking store, by the one client of it. `open_store` makes it; its methods raise TrackingError."""
+
+    client: mlflow.MlflowClient
+
+    @property
+    def uri(self) -> str:
+        """Its address, with the password that may be in it."""
+        address: str = self.client.tracking_uri
+        return address
+
+    def errors(self) -> AbstractContextManager[None]:
+        """Whatever the store raises inside, as one error that names it."""
+        return store_errors(self.uri)
+
+    def own_experiment(self) -> str:
+        """The id of the experiment that MLflow's variables name, or of this project's own; made if it is not there."""
+        with self.errors():
+            if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+                experiment_id: str = self.client.get_experiment(given).experiment_id
+                return experiment_id
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+            if (found := self.client.get_experiment_by_name(name)) is None:
+                try:
+                    created: str = self.client.create_experiment(name)
+                    return created
+                except MlflowException:  # another process was faster
+                    found = self.client.get_experiment_by_name(name)
+                    if found is None:
+                        raise
+            found_id: str = found.experiment_id
+            return found_id
+
+    def experiments(self) -> dict[str, str]:
+        """Id -> name of all that are not deleted."""
+        with self.errors():
+            return {experiment.experiment_id: experiment.name for experiment in self.client.search_experiments()}
+
+    def experiment_named(self, name: str) -> str:
+        """The id of an experiment.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        known = self.experiments()
+        ids = [experiment_id for experiment_id, own in known.items() if own == name]
+        if not ids:
+            rule = "the tracking store has no such experiment"
+            raise ConfigError("experiment_name", name, rule, f"Known: {', '.join(known.values())}")
+        return ids[0]
+
+    def search_runs(self, experiment_ids: Sequence[str], wanted: str = "") -> Iterator[Run]:
+        """Every run of some experiments that MLflow's filter `wanted` lets pass, oldest first."""
+        token, order = None, ["attributes.start_time"]
+        while True:
+            with self.errors():
+                page = self.client.search_runs(
+                    list(experiment_ids), wanted, max_results=PAGE, order_by=order, page_token=token
+                )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def read_runs(self, experiment_id: str, wanted: str = "") -> list[StoredRun]:
+        """The runs of one experiment as records, oldest first."""
+        return [StoredRun.of(run) for run in self.search_runs([experiment_id], wanted)]
+
+    def runs_of_study(self, experiment_id: str, study_id: str) -> list[StoredRun]:
+        """Parents and children of one study."""
+        return self.read_runs(experiment_id, of_study(study_id))
+
+    def history(self, run_id: str, metric: str) -> list[float]:
+        """A metric's values by step."""
+        with self.errors():
+            values = self.client.get_metric_history(run_id, metric)
+        return [value.value for value in sorted(values, key=lambda value: value.step)]
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked."""
+    """Where runs are tracked: MLFLOW_TRACKING_URI, or MLflow's default."""
     uri: str = mlflow.get_tracking_uri()
     return uri
 
 
-def prepare_store() -> None:
-    """Create a fresh sqlite store, one process at a time: those that race to do it die."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    match = re.match(r"sqlite:///([^?]+)", mlflow.get_tracking_uri())
-    if match is None:
-        return
-    path = Path(match[1])
-    with locked(path.with_name(path.name + ".lock")):
-        mlflow.MlflowClient().search_experiments(max_results=1)
-
-
 @contextmanager
-def storage_errors() -> Iterator[None]:
-    """Whatever the tracking store raises, as one error that names the store (without its password)."""
+def store_errors(uri: str) -> Iterator[None]:
+    """Whatever the store at `uri` raises inside, as one error that names it (without its password).
+
+    Raises:
+        TrackingError: it did not take or give what it should.
+        DiskError: its artifacts are files of this machine, whose disk is full or cannot be written.
+    """
     try:
         yield
-    except TrackingError:
+    except AccelmlfError:
         raise
-    except OSError as error:  # where artifacts are files of this machine
+    except OSError as error:
         known = recognise(error, batch_size=0)
-        if isinstance(known, DiskError):
-            raise known from error
-        raise _tracking_error(error) from error
+        raise (known if isinstance(known, DiskError) else _tracking_error(uri, error)) from error
     except Exception as error:  # MlflowException, and the errors of databases, HTTP and file systems below it
-        raise _tracking_error(error) from error
+        raise _tracking_error(uri, error) from error
 
 
-def _tracking_error(error: Exception) -> TrackingError:
+def _tracking_error(uri: str, error: Exception) -> TrackingError:
     hint = "Check MLFLOW_TRACKING_URI, and that the server or the database is there and writable"
     kind = "" if isinstance(error, MlflowException) else f"{type(error).__name__}: "
-    return TrackingError("tracking", mlflow.get_tracking_uri(), f"{kind}{error}", hint)
+    return TrackingError("tracking", uri, f"{kind}{error}", hint)
+
+
+def prepare_store(uri: str) -> mlflow.MlflowClient:
+    """The client of a store. A fresh sqlite file gets its tables, one process at a time: those that race die."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    match = re.match(r"sqlite:///([^?]+)", uri)
+    path = Path(match[1]) if match else None
+    with nullcontext() if path is None else locked(path.with_name(path.name + ".lock")):
+        return mlflow.MlflowClient(uri)  # which makes the tables
+
+
+def open_store() -> Store:
+    """The store that runs are tracked in, made where it is a fresh sqlite file.
+
+    Raises:
+        TrackingError: it does not answer.
+    """
+    for name, text in MLFLOW_VARIABLES.items():
+        os.environ.setdefault(name, text)
+    uri = tracking_uri()
+    with store_errors(uri):
+        return Store(prepare_store(uri))

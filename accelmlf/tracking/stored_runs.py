@@ -1,16 +1,14 @@
 """What the tracking store holds: runs as records, whoever made them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import mlflow
 from mlflow.entities import Run
 
-from accelmlf.tracking.store import storage_errors
-from accelmlf.tracking.tags import KIND, OUTCOME, SETTING, STUDY_ID, WELL
+from accelmlf.machine.facts import decides_speed
+from accelmlf.tracking.tags import KIND, OUTCOME, PREFIX, SETTING, STUDY_ID, WELL
 
-PAGE = 1000
+GPU_LIBRARIES = {"cuda": "CUDA", "cudnn": "cuDNN"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +49,17 @@ class StoredRun:
     @property
     def machine(self) -> str:
         """The hardware, with what else decides how fast it is, in words."""
-        facts = {name: self.tags.get(f"accelmlf.hardware.{name}") for name in ("gpu", "cpu", "cpu_threads_used")}
+        facts = decides_speed({name.removeprefix(PREFIX): text for name, text in self.tags.items()})
         kind = self.settings.get("device", "cpu").partition(":")[0]
-        device = facts["gpu"] or ("" if kind == "cpu" else kind)
-        threads = facts["cpu_threads_used"] or "?"
-        processor = f"{facts['cpu'] or 'unknown processor'}, {threads} thread{'s' * (threads != '1')}"
-        torch = f"torch {self.tags.get('accelmlf.version.torch', '?')}"
-        return ", ".join([device, processor, torch] if device else [processor, torch])
+        threads = facts.get("cpu_threads_used") or "?"
+        parts = [
+            facts.get("gpu") or ("" if kind == "cpu" else kind),
+            facts.get("cpu") or "unknown processor",
+            f"{threads} thread{'s' * (threads != '1')}",
+            *(f"{word} {facts[name]}" for name, word in GPU_LIBRARIES.items() if name in facts),
+            f"torch {facts.get('torch', '?')}",
+        ]
+        return ", ".join(part for part in parts if part)
 
     @classmethod
     def of(cls, run: Run) -> "StoredRun":
@@ -72,36 +74,6 @@ class StoredRun:
         )
 
 
-def search_runs(experiment_ids: Sequence[str], wanted: str = "") -> Iterator[Run]:
-    """Every run of some experiments that MLflow's filter `wanted` lets pass, oldest first."""
-    client, token = mlflow.MlflowClient(), None
-    while True:
-        with storage_errors():
-            page = client.search_runs(
-                list(experiment_ids), wanted, max_results=PAGE, order_by=["attributes.start_time"], page_token=token
-            )
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def read_runs(experiment_id: str, wanted: str = "") -> list[StoredRun]:
-    return [StoredRun.of(run) for run in search_runs([experiment_id], wanted)]
-
-
-def runs_of_study(experiment_id: str, study_id: str) -> list[StoredRun]:
-    """Parents and children of one study."""
-    return read_runs(experiment_id, of_study(study_id))
-
-
 def of_study(study_id: str) -> str:
     """MLflow's filter for the runs of a study."""
     return f"tags.`{STUDY_ID}` = '{study_id}'"
-
-
-def history(run_id: str, metric: str) -> list[float]:
-    """A metric's values by step."""
-    with storage_errors():
-        values: list[Any] = mlflow.MlflowClient().get_metric_history(run_id, metric)
-    return [value.value for value in sorted(values, key=lambda value: value.step)]

@@ -1,4 +1,4 @@
-"""MLflow: single runs."""
+"""Single runs in MLflow: one that is open, and how runs are opened and closed."""
 
 import json
 import os
@@ -6,10 +6,12 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from mlflow.utils.time import get_current_time_millis
 
 from accelmlf.errors import AccelmlfError, DataError, Interrupted, one_line, recognise
@@ -17,15 +19,11 @@ from accelmlf.machine import signals
 from accelmlf.measure.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSummary
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import MODEL_FILE, RunConfig
-from accelmlf.tracking.store import own_experiment, prepare_store, storage_errors
+from accelmlf.tracking.store import Store, open_store
+from accelmlf.tracking.tags import ERROR, OUTCOME, PREFIX, SETTING, UNFIT, WEIGHTS_SOURCE, under
 
-# A tracking server that is gone should be heard of in seconds; MLflow's defaults wait for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-# That line would print the address with its password.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-
+RUN_ID = "MLFLOW_RUN_ID"
+"""The variable in which `mlflow run` hands over the run that it has opened."""
 CHARTS = "/#/experiments/{}/runs?workflowType=machine_learning&compareRunsMode=CHART"
 FILES = "/#/experiments/{}/runs/{}/artifacts"
 UI_ADDRESS = "http://127.0.0.1:5000"
@@ -40,24 +38,31 @@ STATUS = {
 
 
 class MlflowRun:
-    """One open MLflow run."""
+    """One open run in a tracking store."""
 
-    def __init__(self, run_id: str, experiment_id: str) -> None:
-        self.run_id, self.experiment_id, self.outcome = run_id, experiment_id, "completed"
-        self.client = mlflow.MlflowClient()
+    def __init__(self, store: Store, run_id: str, experiment_id: str) -> None:
+        self.store, self.run_id, self.experiment_id = store, run_id, experiment_id
+        self.outcome = "completed"
 
-    def log_config(self, config: RunConfig, tags: dict[str, str]) -> None:
-        """Parameters that `mlflow run` has not logged already, and every resolved setting as a tag."""
+    def log_settings(self, params: Mapping[str, str], tags: Mapping[str, str], name: str | None = None) -> None:
+        """Parameters that `mlflow run` has not logged already, and tags.
+
+        `name`: what the run is called from here on, unless somebody has named it.
+        """
+        with self.store.errors():
+            run = self.store.client.get_run(self.run_id)
+            missing = [Param(key, text) for key, text in params.items() if key not in run.data.params]
+            if name and re.fullmatch(MADE_UP_NAME, run.info.run_name or ""):
+                tags = {**tags, MLFLOW_RUN_NAME: name}
+            run_tags = [RunTag(key, text) for key, text in tags.items()]
+            self.store.client.log_batch(self.run_id, params=missing, tags=run_tags)
+
+    def log_config(self, config: RunConfig, tags: Mapping[str, str]) -> None:
+        """The settings as parameters, every resolved one as a tag, and `tags`, which come without their prefix."""
         texts = config.as_texts()
-        with storage_errors():
-            run = self.client.get_run(self.run_id)
-            params = [Param(name, texts[name]) for name in settable_fields(RunConfig) if name not in run.data.params]
-            if re.fullmatch(MADE_UP_NAME, run.info.run_name or ""):
-                name = f"{config.model} {config.dataset} {config.arm} seed {config.seed}"
-                tags = {**tags, "mlflow.runName": name}
-            resolved = {f"accelmlf.config.{name}": text for name, text in texts.items()}
-            run_tags = [RunTag(name, text) for name, text in (resolved | tags).items()]
-            self.client.log_batch(self.run_id, params=params, tags=run_tags)
+        params = {name: texts[name] for name in settable_fields(RunConfig)}
+        name = f"{config.model} {config.dataset} {config.arm} seed {config.seed}"
+        self.log_settings(params, under(SETTING, texts) | under(PREFIX, tags), name)
 
     def log_inputs(self, dataset: DatasetRecord, weights_source: str) -> None:
         """The data set as the run's input, and where its first weights are from, as a tag."""
@@ -68,10 +73,10 @@ class MlflowRun:
             source=json.dumps({"uri": dataset.source}),
             profile=json.dumps({f"num_{part}_images": size for part, size in dataset.sizes.items()}),
         )
-        with storage_errors():
+        with self.store.errors():
             tag = InputTag("mlflow.data.context", "training")
-            self.client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
-            self.client.set_tag(self.run_id, "accelmlf.weights_source", weights_source)
+            self.store.client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
+            self.store.client.set_tag(self.run_id, WEIGHTS_SOURCE, weights_source)
 
     def log_epoch(self, epoch: EpochMetrics) -> None:
         """All figures of an epoch in one call."""
@@ -82,14 +87,14 @@ class MlflowRun:
         self.outcome = summary.outcome
         self.log_metrics(summary.as_metrics(), 0)
         if summary.other_share > MAX_OTHER_SHARE:
-            with storage_errors():
+            with self.store.errors():
                 reason = f"phases leave {summary.other_share:.1%} of the epochs unexplained"
-                self.client.set_tag(self.run_id, "accelmlf.unfit", reason)
+                self.store.client.set_tag(self.run_id, UNFIT, reason)
 
     def log_artifacts(self, folder: Path) -> None:
         """Every file of a folder."""
-        with storage_errors():
-            self.client.log_artifacts(self.run_id, str(folder))
+        with self.store.errors():
+            self.store.client.log_artifacts(self.run_id, str(folder))
 
     def log_written(self, write: Callable[..., None], *given: object) -> None:
         """What `write(folder, *given)` leaves in a folder."""
@@ -109,51 +114,61 @@ class MlflowRun:
         return self._page(FILES.format(self.experiment_id, self.run_id))
 
     def _page(self, path: str) -> str:
-        uri = mlflow.get_tracking_uri()
+        uri = self.store.uri
         return one_line((uri.rstrip("/") if uri.startswith("http") else UI_ADDRESS) + path)
 
     def close(self, outcome: str, error: str | None = None) -> None:
         """Tags that say how it ended, which `mlflow run` does not overwrite as it does the status."""
         status = RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED))
-        with storage_errors():
+        with self.store.errors():
             try:
-                self.client.set_tag(self.run_id, "accelmlf.outcome", outcome)
+                self.store.client.set_tag(self.run_id, OUTCOME, outcome)
                 if error is not None:
-                    self.client.set_tag(self.run_id, "accelmlf.error", one_line(error))
-            finally:  # a run that is left open ends as FINISHED when the process does
-                mlflow.end_run(status)
+                    self.store.client.set_tag(self.run_id, ERROR, one_line(error))
+            finally:  # a status alone is better than a run that is open for ever
+                self.store.client.set_terminated(self.run_id, status)
 
     def log_metrics(self, figures: Mapping[str, float], step: int) -> None:
         """Several figures in one call."""
         now = get_current_time_millis()
         metrics = [Metric(name, value, now, step) for name, value in figures.items()]
-        with storage_errors():
-            self.client.log_batch(self.run_id, metrics=metrics)
+        with self.store.errors():
+            self.store.client.log_batch(self.run_id, metrics=metrics)
 
 
 class MlflowTracker:
-    """Runs in the tracking store of MLFLOW_TRACKING_URI: the one that `mlflow run` has opened, or `run_id`, or new."""
+    """Runs in a tracking store: the one that `mlflow run` has opened, or `run_id`, or new."""
 
-    def __init__(self, run_id: str | None = None) -> None:
-        self.run_id = run_id
+    def __init__(self, store: Store, run_id: str | None = None) -> None:
+        self.store, self.run_id = store, run_id
 
     @contextmanager
     def run(self) -> Iterator[MlflowRun]:
         """An open run; whatever ends the block decides its outcome."""
+        opened: MlflowRun | None = None
         try:
-            with storage_errors():
-                prepare_store()
-                mlflow.start_run(self.run_id, experiment_id=None if self.run_id else own_experiment())
-                tracked = active_run()
-            yield tracked
+            opened = self._open()
+            with sampled(opened):
+                yield opened
         except BaseException as error:
             if isinstance(error, Interrupted):
                 signals.ignore_from_now_on()
-            if mlflow.active_run():
+            if opened is not None:
                 with suppress(AccelmlfError):  # the first error is the one to tell
-                    active_run().close(getattr(error, "outcome", "failed"), str(error) or type(error).__name__)
+                    opened.close(getattr(error, "outcome", "failed"), str(error) or type(error).__name__)
             raise
-        tracked.close(tracked.outcome)
+        opened.close(opened.outcome)
+
+    def _open(self) -> MlflowRun:
+        client = self.store.client
+        with self.store.errors():
+            # Taken out of the environment: what is started from here opens runs of its own.
+            if run_id := self.run_id or os.environ.pop(RUN_ID, None):
+                client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+                run = client.get_run(run_id)
+            else:  # with the user, source and commit that MLflow notes of a run
+                run = client.create_run(self.store.own_experiment(), tags=resolve_tags())
+        return MlflowRun(self.store, run.info.run_id, run.info.experiment_id)
 
     def local_weights(self, weights: str) -> str:
         """`runs:/<id>` as a local file of weights; any other text as it is.
@@ -163,24 +178,34 @@ class MlflowTracker:
         """
         if not weights.startswith("runs:/"):
             return weights
+        run_id, _, folder = weights.removeprefix("runs:/").strip("/").partition("/")
         try:
-            return mlflow.artifacts.download_artifacts(f"{weights.rstrip('/')}/{MODEL_FILE}")
+            path: str = self.store.client.download_artifacts(run_id, str(PurePosixPath(folder, MODEL_FILE)))
+            return path
         except Exception as error:  # MLflow's own errors, and those of whatever store holds the artifacts
             rule = f"that run's {MODEL_FILE} cannot be had ({error})"
             remedy = "Give runs:/<id> of a run with save_model=true in this tracking store"
             raise DataError("weights", weights, rule, remedy) from None
 
 
-def active_run() -> MlflowRun:
-    """The run that MLflow has open."""
-    active = mlflow.active_run()
-    assert active is not None
-    return MlflowRun(active.info.run_id, active.info.experiment_id)
+@contextmanager
+def sampled(run: MlflowRun) -> Iterator[None]:
+    """MLflow's own samples of the machine beside a run, where its variable asks for them; by a client of its own."""
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run.run_id, resume_logging=True, tracking_uri=run.store.uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def close_inherited_run(outcome: str, error: str | None = None) -> None:
     """Close the run that `mlflow run` opened for a command that ends before its experiment begins."""
-    if os.environ.get("MLFLOW_RUN_ID"):
-        with suppress(AccelmlfError), storage_errors():
-            mlflow.start_run()
-            active_run().close(outcome, error)
+    if os.environ.get(RUN_ID):
+        with suppress(AccelmlfError):
+            MlflowTracker(open_store())._open().close(outcome, error)

@@ -53,6 +53,7 @@ def figures_of(
     time_s = None if epochs_to_accuracy is None else epochs_to_accuracy * epoch_s
     return RunSummary(
         outcome="target_not_reached" if time_s is None else "completed",
+        target_accuracy=0.8,
         test=quality_of(accuracy),
         best_eval_accuracy=accuracy,
         time_to_accuracy_s=time_s,

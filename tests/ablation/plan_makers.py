@@ -33,7 +33,7 @@ def plan_of(
     """A plan of what is known of a machine already."""
     given = GIVEN | given
     config = replace(resolve({**given, "techniques": given.get("techniques", "none")}), device=seen.config.device)
-    config = replace(config, arm=resolve(given).arm, techniques_given="techniques" in given)
+    config = replace(config, arm=resolve(given).arm)
     asked = Asked(design=design, factors=tuple(factors), clash=clash, repeats=repeats, left_out=tuple(left_out))
     ablate = AblateConfig(factors=None if design == "preset" else ",".join(factors), design=design, repeats=repeats)
     configs = {arm.name: resolve({**given, **settings_of(arm, config)}) for arm in asked.as_design().arms}

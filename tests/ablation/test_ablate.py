@@ -1,8 +1,5 @@
 """What an ablation says of itself, and what it keeps of earlier starts, in a real store."""
 
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import mlflow
@@ -13,10 +10,10 @@ from accelmlf.ablation.designs import Asked
 from accelmlf.ablation.settings import SET_BY_ABLATION
 from accelmlf.machine.processes import identity
 from accelmlf.many_runs.preflight import Preflight
-from accelmlf.tracking.parent_run import Family
+from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, DEVICE, OWNER
-from accelmlf.tracking.tracker import MlflowTracker
 from tests.ablation.plan_makers import ARMS, FACTORS, arm_of, plan_of
+from tests.tracking.makers import parent_run
 
 
 def test_a_run_is_described_by_its_arm_and_what_that_makes_of_it(seen: Preflight) -> None:
@@ -64,16 +61,8 @@ def test_factors_that_cannot_be_on_together_are_said_and_have_no_arm(
     assert "interleaved: 9 runs" in out and "\n  all " not in out
 
 
-@contextmanager
-def family() -> Iterator[Family]:
-    with MlflowTracker().run() as parent:
-        opened = Family(parent, ABLATION, "the-study", uuid.uuid4().hex)
-        opened.log_settings({}, {})
-        yield opened
-
-
 def ran(
-    own: Family,
+    own: ParentRun,
     arm: str,
     block: int,
     *,
@@ -85,7 +74,7 @@ def ran(
     """A run as `measure` leaves it; None for one that is still open."""
     run_id = own.start_child(f"{arm}, seed {block}", kind, {ARM: arm, BLOCK: str(block), DEVICE: device})
     if owner is not None:
-        own.client.set_tag(run_id, OWNER, owner)
+        own.store.client.set_tag(run_id, OWNER, owner)
     if outcome is not None:
         own.end_child(run_id, outcome)
     return run_id
@@ -98,13 +87,13 @@ def of_another(part: int) -> str:
     return "/".join(parts)
 
 
-def kept(own: Family, seen: Preflight) -> dict[int, set[str]]:
+def kept(own: ParentRun, seen: Preflight) -> dict[int, set[str]]:
     done = places_done(own, plan_of(seen).asked.as_design().arms, "cpu")
     return {block: {arm for own_block, arm in done if own_block == block} for block, _ in done}
 
 
 def test_finished_runs_are_kept_block_by_block(store: mlflow.MlflowClient, seen: Preflight) -> None:
-    with family() as own:
+    with parent_run(ABLATION) as own:
         assert kept(own, seen) == {}
         for arm, block in (("all", 0), ("baseline", 0), ("all", 1)):
             ran(own, arm, block)
@@ -135,7 +124,7 @@ def test_finished_runs_are_kept_block_by_block(store: mlflow.MlflowClient, seen:
 def test_what_cannot_stand_for_an_arm_is_run_again(
     store: mlflow.MlflowClient, seen: Preflight, spoil: dict[str, Any]
 ) -> None:
-    with family() as own:
+    with parent_run(ABLATION) as own:
         ran(own, "baseline", 0)
         ran(own, **{"arm": "all", "block": 0, **spoil})
         assert kept(own, seen) == {0: {"baseline"}}
@@ -144,7 +133,7 @@ def test_what_cannot_stand_for_an_arm_is_run_again(
 
 
 def test_a_miss_of_the_target_is_kept(store: mlflow.MlflowClient, seen: Preflight) -> None:
-    with family() as own:
+    with parent_run(ABLATION) as own:
         ran(own, "baseline", 0, outcome="target_not_reached")
         assert kept(own, seen) == {0: {"baseline"}}
 
@@ -153,7 +142,7 @@ def test_a_miss_of_the_target_is_kept(store: mlflow.MlflowClient, seen: Prefligh
 def test_what_fails_by_its_settings_is_not_tried_until_it_passes(
     store: mlflow.MlflowClient, seen: Preflight, outcome: str
 ) -> None:
-    with family() as own:
+    with parent_run(ABLATION) as own:
         ran(own, "all", 0, outcome=outcome)
         ran(own, "baseline", 0, outcome=outcome, owner=of_another(0))  # that machine may have had less memory
         assert kept(own, seen) == {0: {"all"}}
@@ -162,7 +151,7 @@ def test_what_fails_by_its_settings_is_not_tried_until_it_passes(
 def test_what_this_machine_has_run_before_it_was_started_again_is_kept(
     store: mlflow.MlflowClient, seen: Preflight
 ) -> None:
-    with family() as own:
+    with parent_run(ABLATION) as own:
         ran(own, "baseline", 0, owner=of_another(1))
         assert kept(own, seen) == {0: {"baseline"}}
 
@@ -171,7 +160,7 @@ def test_a_whole_block_of_another_machine_is_kept_and_of_a_part_nothing(
     store: mlflow.MlflowClient, seen: Preflight
 ) -> None:
     there = of_another(0)
-    with family() as own:
+    with parent_run(ABLATION) as own:
         for arm in ARMS[:3]:
             ran(own, arm, 0, owner=there)
         ran(own, "baseline", 0)
@@ -183,7 +172,7 @@ def test_a_whole_block_of_another_machine_is_kept_and_of_a_part_nothing(
 def test_of_a_block_that_another_device_of_this_machine_has_begun_nothing_is_kept(
     store: mlflow.MlflowClient, seen: Preflight
 ) -> None:
-    with family() as own:
+    with parent_run(ABLATION) as own:
         for arm in ARMS[:3]:
             ran(own, arm, 0, device="GPU-1")
         assert kept(own, seen) == {}
@@ -194,7 +183,7 @@ def test_of_a_block_that_another_device_of_this_machine_has_begun_nothing_is_kep
 
 
 def test_runs_of_another_ablation_are_not_this_one_s(store: mlflow.MlflowClient, seen: Preflight) -> None:
-    with family() as other:
+    with parent_run(ABLATION) as other:
         ran(other, "baseline", 0)
-    with family() as own:
+    with parent_run(ABLATION) as own:
         assert kept(own, seen) == {}

@@ -78,7 +78,7 @@ def test_a_learning_rate_that_was_given_is_that_of_every_arm(seen: Preflight) ->
 
 def test_techniques_that_were_given_are_on_in_every_arm(seen: Preflight) -> None:
     plan = plan_of(seen, factors=("amp:bf16",), techniques="channels_last")
-    words = {arm: config.techniques.split(",") for arm, config in plan.configs.items()}
+    words = {arm: list(config.techniques.labels) for arm, config in plan.configs.items()}
     assert words == {"baseline": ["channels_last"], "amp:bf16": ["channels_last", "amp:bf16"]}
 
 

@@ -34,6 +34,7 @@ from accelmlf.ablation.tables import (
 )
 from accelmlf.many_runs.comparison import paired_ratio
 from accelmlf.text import as_html
+from accelmlf.tracking.store import Store
 from accelmlf.tracking.tags import ARM, BLOCK, OWNER
 from tests.ablation.makers import Table, figures_of, measured_from
 from tests.ablation.test_result import ARMS, ablation_of, asked, parent_of, stored, whole
@@ -498,8 +499,8 @@ def test_curves_are_those_of_the_runs_by_arm_and_block(store: mlflow.MlflowClien
             runs.append(stored(arm, block, what=what, run_id=run_id))
             expected[arm].append((clock, accuracy))
     ablation = Ablation.of(parent_of(what), runs[::-1])
-    found = {arm: [(list(s), list(a)) for s, a in curves] for arm, curves in curves_of(ablation).items()}
+    found = {arm: [(list(s), list(a)) for s, a in curves] for arm, curves in curves_of(Store(store), ablation).items()}
     assert found == expected
     assert list(found) == ["baseline", "amp:bf16"]
-    draw(tmp_path, ablation, prefix="1234-")
+    draw(tmp_path, Store(store), ablation, prefix="1234-")
     assert {path.name for path in tmp_path.glob("*.png")} == {f"1234-{name}" for name in PICTURES}

@@ -1,9 +1,10 @@
+import math
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 
-from accelmlf.data.batches import DRAWS_PER_PICTURE, Batch, BatchPlan, Selection, accumulate
+from accelmlf.data.batches import DRAWS_PER_PICTURE, Batch, BatchPlan, Selection, accumulate, num_steps
 
 
 def plan_in(epoch: int, num_pictures: int = 23, batch_size: int = 4, *, seed: int = 0) -> BatchPlan:
@@ -117,7 +118,7 @@ def test_a_short_window_and_a_short_batch_weigh_what_they_hold() -> None:
 def test_the_shares_of_every_step_add_up_and_steps_are_as_many_as_windows(steps: int) -> None:
     sizes = [5, 5, 5, 5, 5, 5, 3]
     found = list(accumulate("abcdefg", sizes, steps))
-    assert sum(ends for _, _, ends in found) == -(-len(sizes) // steps)
+    assert sum(ends for _, _, ends in found) == num_steps(len(sizes), steps) == math.ceil(len(sizes) / steps)
     assert found[-1][2]
     total = 0.0
     for _, share, ends in found:

@@ -37,7 +37,7 @@ from accelmlf.text import plain
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ARM_RUN
 from tests.end_to_end.test_search import Ended
-from tests.machine.test_isolation import serving
+from tests.many_runs.makers import serving
 from tests.run.test_figures import drawn
 
 ROOT = Path(__file__).parents[2]
@@ -531,9 +531,9 @@ def forked() -> Iterator[set[tuple[int, float]]]:
         ),
         ({"factors": "pin_memory,prefetch"}, 5, "factors=pin_memory,prefetch: the device cpu can run none of them: "),
         (
-            {"factors": "accumulation", "batch_size": "250", "train_images": "200"},
+            {"factors": "accumulation", "batch_size": "149", "train_images": "200"},
             2,
-            "batch_size=250: an epoch of 150 pictures has 1 batch of that size, too few for 2 micro-batches per step",
+            "batch_size=149: an epoch of 150 pictures has 1 batch of that size, too few for 2 micro-batches per step",
         ),
         (
             {"factors": "resident", "pipeline": "stream"},

@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from accelmlf.cli import main
 from accelmlf.search.study import sign
-from tests.machine.test_isolation import serving
+from tests.many_runs.makers import serving
 
 ROOT = Path(__file__).parents[2]
 STUDY = "the-study"

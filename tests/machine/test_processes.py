@@ -32,7 +32,7 @@ HOLD = """
 @contextmanager
 def running(body: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """A process with `folder` as its TMPDIR; gone when the block ends."""
-    script = "import os, sys, time\nfrom accelmlf.processes import *\n" + textwrap.dedent(body)
+    script = "import os, sys, time\nfrom accelmlf.machine.processes import *\n" + textwrap.dedent(body)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     pipe = subprocess.PIPE
     with subprocess.Popen(

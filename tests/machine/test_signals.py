@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def run_script(body: str) -> "subprocess.CompletedProcess[str]":
     """A process of its own, because what is tested belongs to a process."""
     script = (
-        "import os, signal\nfrom accelmlf import signals\nfrom accelmlf.errors import Interrupted\n"
+        "import os, signal\nfrom accelmlf.machine import signals\nfrom accelmlf.errors import Interrupted\n"
         + textwrap.dedent(body)
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -12,7 +12,8 @@ import torch
 
 from accelmlf.errors import AccelmlfError, ConfigError, DataError, DeviceError
 from accelmlf.machine.devices import device_key
-from accelmlf.machine.isolation import call, start_server
+from accelmlf.machine.isolation import call
+from accelmlf.many_runs.child_run import start_server
 from accelmlf.many_runs.preflight import look
 from accelmlf.run.one_run import one_run
 from accelmlf.run.plan import settle
@@ -21,6 +22,7 @@ from accelmlf.run.workload import prepare
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.catalogue import TECHNIQUES
 from accelmlf.techniques.stack import technique_sets
 from tests.data.makers import write_folder
@@ -30,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 ASKING = """
 import torch
 from accelmlf.machine.isolation import call
-from accelmlf.machine.isolation import start_server
+from accelmlf.many_runs.child_run import start_server
 from accelmlf.many_runs.preflight import look
 from accelmlf.settings.recipes import resolve
 if __name__ == "__main__":
@@ -46,9 +48,9 @@ def config_of(**settings: Any) -> RunConfig:
     return resolve({"model": "vit", "device": "cpu", "train_images": 100, "epochs": 1, **settings})
 
 
-def made_ready(techniques: str, pipeline: str) -> str:
+def made_ready(techniques: TechniqueList, pipeline: str) -> TechniqueList:
     """All of a run of the tiny network up to its first step; the techniques as they were understood."""
-    config = replace(make_config(pipeline=pipeline), techniques=techniques, techniques_given=True)
+    config = replace(make_config(pipeline=pipeline), techniques=techniques)
     settled, stack, skipped = settle(config)
     assert skipped == []
     with stack.process_context():
@@ -56,15 +58,15 @@ def made_ready(techniques: str, pipeline: str) -> str:
     return settled.techniques
 
 
-def words_of(labels: str) -> set[str]:
-    return {label.partition(":")[0] for label in labels.split(",")} - {"none"}
+def words_of(techniques: TechniqueList) -> set[str]:
+    return set(techniques.words)
 
 
 @pytest.mark.usefixtures("tiny_model")
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_every_set_of_techniques_can_be_run_and_no_other_set_can(pipeline: str) -> None:
     found = technique_sets(CPU, pipeline)
-    assert "none" in found
+    assert TechniqueList() in found
     assert len(set(found)) == len(found)
     for labels in found:
         assert made_ready(labels, pipeline) == labels
@@ -73,7 +75,7 @@ def test_every_set_of_techniques_can_be_run_and_no_other_set_can(pipeline: str) 
     left = [set(words) for size in range(1, 4) for words in itertools.combinations(TECHNIQUES, size)]
     for words in (words for words in left if words not in [words_of(labels) for labels in found]):
         with pytest.raises((ConfigError, DeviceError)):
-            made_ready(",".join(sorted(words)), pipeline)
+            made_ready(TechniqueList(tuple(sorted(words))), pipeline)
         refused += 1
     assert refused > 0
 
@@ -127,7 +129,7 @@ def test_a_look_finds_the_data_that_the_run_then_has(dataset: str, pipeline: str
 def test_a_look_says_what_of_the_preset_the_device_leaves_out() -> None:
     seen = look(config_of(tuned=True), with_technique_sets=False)
     assert "pin_memory" in [technique.label for technique in seen.skipped]
-    assert "pin_memory" not in seen.config.techniques
+    assert "pin_memory" not in seen.config.techniques.words
     assert seen.config.device == "cpu"
 
 

@@ -2,9 +2,7 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,42 +11,10 @@ import torch
 
 from accelmlf.machine.memory import host_peak_mib
 from accelmlf.measure.clock import HostClock, stamp_s
-from accelmlf.measure.cost import PHASES, Cost, EpochMeter, meter_for, nvml_joules, nvml_other_processes, total_of
+from accelmlf.measure.cost import Cost, Meter, meter_for, nvml_joules, nvml_other_processes, total_of
 from accelmlf.run.loop import train_epochs
 from tests.makers import make_config, make_work
-
-
-@dataclass
-class FakeDevice:
-    """A device that works through a queue on its own time; the host must wait for it before it reads the clock."""
-
-    host_s: float = 100.0
-    queue_ends_s: float = 100.0
-    calls: list[str] = field(default_factory=list)
-
-    def give(self, seconds: float) -> None:
-        """Queue work; the host goes on at once."""
-        self.queue_ends_s = max(self.queue_ends_s, self.host_s) + seconds
-
-    def idle_host(self, seconds: float) -> None:
-        """The host is busy with something of its own."""
-        self.host_s += seconds
-
-    def synchronize(self) -> None:
-        self.calls.append("synchronize")
-        self.host_s = max(self.host_s, self.queue_ends_s)
-
-    def now_s(self) -> float:
-        assert self.calls and self.calls[-1] == "synchronize", "a host stamp without a synchronisation before it"
-        self.calls.append("now")
-        return self.host_s
-
-    def mark(self) -> float:
-        self.calls.append("mark")
-        return max(self.host_s, self.queue_ends_s)
-
-    def seconds_between(self, start: float, end: float) -> float:
-        return end - start
+from tests.measure.makers import FakeDevice
 
 
 def test_a_stamp_waits_for_the_device_and_the_fake_notices_one_that_does_not() -> None:
@@ -63,7 +29,7 @@ def test_a_stamp_waits_for_the_device_and_the_fake_notices_one_that_does_not() -
 
 def test_phases_are_what_the_device_waited_and_add_up_to_the_epoch() -> None:
     device = FakeDevice()
-    meter = EpochMeter(device)
+    meter = Meter(device)
     with meter:
         device.idle_host(0.5)  # the loader keeps the device waiting
         meter.lap("data_wait")
@@ -81,68 +47,6 @@ def test_phases_are_what_the_device_waited_and_add_up_to_the_epoch() -> None:
     assert sum(cost.phases_s.values()) + cost.other_s == pytest.approx(cost.train_s)
 
 
-def test_an_epoch_synchronises_once_at_each_end_and_never_in_between(tiny_model: None) -> None:
-    device = FakeDevice()
-    config = make_config(epochs=2)
-    work = replace(make_work(config), meter=EpochMeter(device))
-    with work.techniques.process_context():
-        epochs = list(train_epochs(work, max_epochs=2, accumulation_steps=1))
-    batches = len(work.train.plan)
-    one_epoch = ["synchronize", "now"] + ["mark"] * (1 + len(PHASES) * batches) + ["synchronize", "now"]
-    one_evaluation = ["synchronize", "now"] * 2
-    assert device.calls == (one_epoch + one_evaluation) * 2
-    assert list(epochs[0].cost.phases_s) == list(PHASES)
-
-
-def test_real_phases_add_up_on_a_cpu(tiny_model: None) -> None:
-    config = make_config()
-    work = make_work(config)
-    for epoch in train_epochs(work, max_epochs=2, accumulation_steps=1):
-        assert epoch.cost.other_s >= 0
-        assert all(seconds > 0 for seconds in epoch.cost.phases_s.values())
-        assert sum(epoch.cost.phases_s.values()) + epoch.cost.other_s == pytest.approx(epoch.cost.train_s)
-
-
-def test_a_slow_loader_shows_as_data_wait_and_a_slow_model_as_forward(tiny_model: None) -> None:
-    config = make_config(epochs=1)
-
-    def phases(*, sleep_in: str) -> dict[str, float]:
-        work = make_work(config)
-        if sleep_in == "forward":
-            work.model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
-        else:
-            batches = list(work.train.batches)
-            assert batches == []
-            slow = SlowBatches(work.train.batches)
-            work = replace(work, train=replace(work.train, batches=slow))
-        return next(iter(train_epochs(work, max_epochs=1, accumulation_steps=1))).cost.phases_s
-
-    for phase in ("forward", "data_wait"):
-        measured = phases(sleep_in=phase)
-        assert max(measured, key=lambda name: measured[name]) == phase
-        assert measured[phase] >= 0.02 * 5
-
-
-class SlowBatches:
-    """Batches that take their time."""
-
-    def __init__(self, batches: object) -> None:
-        self.batches = batches
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        for batch in self.batches:  # type: ignore[attr-defined]
-            time.sleep(0.02)
-            yield batch
-
-
-def test_evaluation_is_off_the_training_clock(tiny_model: None) -> None:
-    work = make_work(make_config(epochs=1))
-    work.model.register_forward_pre_hook(lambda model, _: None if model.training else time.sleep(0.1))
-    epoch = next(iter(train_epochs(work, max_epochs=1, accumulation_steps=1)))
-    assert epoch.eval_s >= 0.2
-    assert epoch.cost.train_s < 0.1
-
-
 def test_a_cpu_has_no_gpu_figures_and_they_are_absent_not_zero(tiny_model: None) -> None:
     meter = meter_for(torch.device("cpu"))
     assert isinstance(meter.clock, HostClock)
@@ -151,7 +55,7 @@ def test_a_cpu_has_no_gpu_figures_and_they_are_absent_not_zero(tiny_model: None)
     cost = meter.cost(1)
     assert (cost.gpu_joules, cost.gpu_peak_allocated_mib, cost.gpu_peak_reserved_mib) == (None, None, None)
     work = make_work(make_config(epochs=1))
-    logged = next(iter(train_epochs(work, max_epochs=1, accumulation_steps=1))).as_metrics()
+    logged = next(iter(train_epochs(work, max_epochs=1))).as_metrics()
     assert not [name for name in logged if name.startswith(("energy", "memory/gpu"))]
 
 
@@ -180,7 +84,7 @@ def test_an_energy_counter_that_fails_in_between_is_no_figure(
     readings: list[float | None], joules: float | None
 ) -> None:
     left = iter(readings)
-    meter = EpochMeter(HostClock(), energy=lambda: next(left))
+    meter = Meter(HostClock(), energy=lambda: next(left))
     with meter:
         meter.lap("forward")
     assert meter.cost(1).gpu_joules == joules
@@ -255,7 +159,7 @@ def test_others_are_counted_at_both_ends_of_an_epoch_and_off_its_clock(
         device.calls.append("count")
         return next(left)
 
-    meter = EpochMeter(device, neighbours=neighbours)
+    meter = Meter(device, neighbours=neighbours)
     with meter:
         device.give(3.0)
         meter.lap("forward")

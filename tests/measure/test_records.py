@@ -29,6 +29,7 @@ def summary(total: Cost = TOTAL, **changed: Any) -> RunSummary:
     """Four epochs on a GPU, at the target after three."""
     figures: dict[str, Any] = {
         "outcome": "completed",
+        "target_accuracy": 0.9,
         "test": QUALITY,
         "best_eval_accuracy": 0.92,
         "time_to_accuracy_s": 37.0,

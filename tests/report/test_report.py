@@ -32,7 +32,8 @@ from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
 from accelmlf.text import as_html, duration
-from accelmlf.tracking.stored_runs import StoredRun, read_runs
+from accelmlf.tracking.store import Store, open_store
+from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import (
     ABLATION,
     ARM,
@@ -210,14 +211,14 @@ class Written:
 def train_some() -> None:
     """Real runs: of one setting, of a preset that a CPU cannot run whole, of what fails, of a model that is gone."""
     for seed in range(3):
-        one_run(resolve({**TINY, "seed": seed}), MlflowTracker(), quiet=True)
-    one_run(resolve({**TINY, "tuned": True}), MlflowTracker(), quiet=True)
+        one_run(resolve({**TINY, "seed": seed}), MlflowTracker(open_store()), quiet=True)
+    one_run(resolve({**TINY, "tuned": True}), MlflowTracker(open_store()), quiet=True)
     with pytest.raises(DeviceError):
-        one_run(resolve({**TINY, "techniques": "pin_memory"}), MlflowTracker(), quiet=True)
+        one_run(resolve({**TINY, "techniques": "pin_memory"}), MlflowTracker(open_store()), quiet=True)
     with pytest.raises(DataError):
-        one_run(resolve({**TINY, "dataset": "folder", "data_dir": "nowhere"}), MlflowTracker(), quiet=True)
+        one_run(resolve({**TINY, "dataset": "folder", "data_dir": "nowhere"}), MlflowTracker(open_store()), quiet=True)
     add_tiny_model()
-    one_run(make_config(train_images=60, epochs=1, save_model=False), MlflowTracker(), quiet=True)
+    one_run(make_config(train_images=60, epochs=1, save_model=False), MlflowTracker(open_store()), quiet=True)
     del MODELS["tiny"]
 
 
@@ -233,7 +234,7 @@ def written(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Written
                 put(client, experiment_id, run)
         train_some()
         run_report(ReportConfig(output="a/report"))
-        return Written(client, store_uri, name, folder, folder / "a" / "report", read_runs(experiment_id))
+        return Written(client, store_uri, name, folder, folder / "a" / "report", Store(client).read_runs(experiment_id))
 
 
 @pytest.fixture(scope="module")
@@ -565,7 +566,7 @@ def test_an_ablation_whose_runs_were_deleted_is_told_as_what_is_left(
 
 def page_of(runs: Sequence[StoredRun], folder: Path, experiment: str = "0") -> Page:
     """A report over runs that need not be in the store; of its experiments it is the id of one."""
-    return Page(as_html(as_markdown(runs, experiment, folder), "a report", folder))
+    return Page(as_html(as_markdown(open_store(), runs, experiment, folder), "a report", folder))
 
 
 def assert_needs_nothing(page: Page) -> None:
@@ -715,11 +716,11 @@ def test_a_hostile_name_of_an_experiment_does_nothing(
         assert elements_of(text) == harmless, text
 
 
-def test_a_password_of_the_store_is_not_in_the_report(
-    store: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("accelmlf.report.report.tracking_uri", lambda: "http://me:secret@server/path")
-    found = as_markdown([], "0", tmp_path)
+def test_a_password_of_the_store_is_not_in_the_report(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    class Elsewhere(mlflow.MlflowClient):
+        tracking_uri = "http://me:secret@server/path"
+
+    found = as_markdown(Store(Elsewhere(store.tracking_uri)), [], "0", tmp_path)
     assert "server/path" in found and "secret" not in found
 
 
@@ -814,8 +815,8 @@ def test_another_experiment_can_be_reported_on(
     found = Page((tmp_path / "report" / "report.html").read_text())
     assert f"Experiment other-{tmp_path.name}" in found.text and "4 runs read" in found.text
     assert [row[2] for row in found.rows(RUNS_HEAD)] == ["3 (seeds 0, 1, 2)"]
-    assert len(read_runs(other)) == 4  # the report itself is where runs of this start go
-    assert [run.kind for run in read_runs(experiment_id(store, experiment))] == [REPORT]
+    assert len(Store(store).read_runs(other)) == 4  # the report itself is where runs of this start go
+    assert [run.kind for run in Store(store).read_runs(experiment_id(store, experiment))] == [REPORT]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@ import csv
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import nn
 
 from accelmlf.measure.cost import PHASES, Cost
 from accelmlf.measure.quality import Quality
-from accelmlf.measure.records import EpochMetrics, RunSummary
+from accelmlf.measure.records import EpochMetrics, Position, RunSummary
 from accelmlf.models.families import build_model
 from accelmlf.run.artifacts import write_closing, write_opening
 from accelmlf.settings.recipes import resolve
@@ -29,7 +31,9 @@ def quality(loss: float = 0.5) -> Quality:
 def epochs(count: int, **measured: Any) -> list[EpochMetrics]:
     phases = dict.fromkeys(PHASES, 0.25)
     return [
-        EpochMetrics(number, 1 / number, 0.01, None, quality(), Cost(2.0, phases, 40, **measured), 0.5, 2.0 * number)
+        EpochMetrics(
+            Position(number, 2.0 * number), 1 / number, 0.01, None, quality(), Cost(2.0, phases, 40, **measured), 0.5
+        )
         for number in range(1, count + 1)
     ]
 
@@ -94,3 +98,16 @@ def test_the_weights_that_were_saved_build_the_model_again(tmp_path: Path, model
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
     assert not torch.equal(next(other.parameters()), next(model.parameters()))
+
+
+@pytest.mark.parametrize(("drawn", "loaded"), [("", False), ("artifacts.draw_curves([], [], 1, '', '')", True)])
+def test_a_run_loads_what_draws_only_when_it_draws(drawn: str, loaded: bool) -> None:
+    code = f"""
+import contextlib, sys
+from accelmlf.run import artifacts, one_run
+with contextlib.suppress(Exception):
+    {drawn or "pass"}
+print("matplotlib" in sys.modules)"""
+    root = Path(__file__).parents[2]
+    said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [str(loaded)]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from accelmlf.errors import DivergedError
-from accelmlf.measure.cost import Cost, EpochMeter
+from accelmlf.measure.cost import Cost, Meter
 from accelmlf.measure.quality import Quality
-from accelmlf.measure.records import EpochMetrics
+from accelmlf.measure.records import EpochMetrics, Position
 from accelmlf.run.clock import RunClock
 from tests.makers import make_config, make_work
-from tests.measure.test_cost import FakeDevice
+from tests.measure.makers import FakeDevice
 
 
 def quality(accuracy: float, loss: float = 0.5) -> Quality:
@@ -22,14 +22,14 @@ def quality(accuracy: float, loss: float = 0.5) -> Quality:
 def run_of(accuracies: list[float], target: float) -> tuple[RunClock, FakeDevice]:
     """Set-up 5 s, warm-up 3 s; each epoch 10 s of training, 2 s of validation and 1 s of tracking."""
     device = FakeDevice(host_s=105.0)
-    work = replace(make_work(make_config()), meter=EpochMeter(device))
+    work = replace(make_work(make_config()), meter=Meter(device))
     progress = RunClock(target, work.meter.clock, started_s=100.0)
     device.give(3.0)
     progress.ready()
     for number, accuracy in enumerate(accuracies, 1):
         device.give(12.0)
         cost = Cost(10.0, {"forward": 9.9}, 40)
-        progress.add(EpochMetrics(number, 1.0, 0.1, None, quality(accuracy), cost, 2.0, 10.0 * number))
+        progress.add(EpochMetrics(Position(number, 10.0 * number), 1.0, 0.1, None, quality(accuracy), cost, 2.0))
         device.idle_host(1.0)
         progress.logged()
     device.give(4.0)
@@ -93,3 +93,35 @@ def test_what_the_epochs_cost_together_is_in_the_summary() -> None:
     assert summary.total.train_s == summary.total_train_s == 30.0
     assert summary.total.phases_s == pytest.approx({"forward": 29.7})
     assert summary.as_metrics()["mean_forward_s"] == pytest.approx(9.9)
+
+
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize("stopped_after", [0, 1, 2, 3])
+def test_a_clock_made_from_the_epochs_so_far_goes_on_as_the_one_that_saw_them(stopped_after: int) -> None:
+    whole = run_of([0.2, 0.6, 0.9], target=0.5)[0]
+    device = FakeDevice(host_s=1_000.0)
+    again = RunClock(0.5, device, started_s=990.0, before=whole.epochs[:stopped_after])
+    assert again.reached == (stopped_after >= 2)
+    for epoch in whole.epochs[stopped_after:]:
+        device.give(12.0)
+        again.add(epoch)
+        again.logged()
+    expected, found = whole.summary(quality(0.8)), again.summary(quality(0.8))
+    for name in ("time_to_accuracy_s", "epochs_to_accuracy", "num_epochs", "total", "total_train_s", "outcome"):
+        assert getattr(found, name) == getattr(expected, name), name
+    # An epoch of before has no place on this wall clock.
+    here_s = 10 + 12 * (2 - stopped_after)
+    assert found.time_to_accuracy_wall_s == (None if stopped_after >= 2 else here_s)
+
+    forgetful = RunClock(0.5, device, started_s=990.0)
+    for epoch in whole.epochs[stopped_after:]:
+        forgetful.add(epoch)
+    assert (forgetful.at_target is whole.at_target) == (stopped_after < 2)
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_the_summary_says_what_its_target_was() -> None:
+    for target in (0.5, 0.95):
+        summary = run_of([0.2, 0.6, 0.9], target)[0].summary(quality(0.8))
+        assert summary.target_accuracy == target
+        assert summary.reached_target == (summary.best_eval_accuracy >= target)

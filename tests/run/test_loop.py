@@ -1,155 +1,27 @@
-"""The loop: accumulation is exact, nothing is read from the device in an epoch, a warm-up leaves no trace."""
+"""The loop: a plain one with everything off, what ends it, and where it stands after each epoch and each stretch."""
 
 import math
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from accelmlf.data.augmentation import AUGMENTATIONS, PictureTransform
-from accelmlf.data.batches import accumulate
 from accelmlf.errors import DivergedError
-from accelmlf.run.loop import MAX_SKIPPED_STEPS, evaluate, train_epoch, train_epochs, unwatched
+from accelmlf.measure.cost import PHASES, Meter
+from accelmlf.measure.records import Position
+from accelmlf.run.loop import MAX_SKIPPED_STEPS, Stretch, evaluate, micro_batches, train_epochs, train_stretch
 from accelmlf.run.optimization import SCHEDULES
-from accelmlf.run.warmup import warm_up
-from tests.makers import CLASSES, TinyNet, make_config, make_pictures, make_splits, make_work
-
-READS = {
-    "item", "cpu", "tolist", "numpy", "is_nonzero", "nonzero", "__array__", "__bool__", "__float__", "__int__",
-    "__index__", "__repr__",
-}  # fmt: skip
-
-HOST_SIDE = ("torch.utils.data", "torch.optim")
-"""Their tensors (indices, seeds, the count of steps) are on the host on every device."""
+from tests.makers import CLASSES, TinyNet, make_config, make_splits, make_work, train_losses
+from tests.measure.makers import FakeDevice, TickingDevice
 
 
 @pytest.fixture(autouse=True)
 def _tiny(tiny_model: None) -> None: ...
-
-
-def fp64_gradient(weigh: Callable[[Sequence[int], int, int], float], sizes: list[int], steps: int) -> list[Tensor]:
-    """The gradient of the last window when each batch's mean loss is weighed by `weigh`."""
-    torch.manual_seed(0)
-    model = TinyNet(CLASSES, batch_norm=False, dropout=0.0).double()
-    source = make_pictures(sum(sizes))
-    pictures, labels = source.pictures.double() / 255, source.labels
-    batches = zip(pictures.split(sizes), labels.split(sizes), strict=True)
-    for number, ((x, y), _, ends_step) in enumerate(accumulate(batches, sizes, steps)):
-        (F.cross_entropy(model(x), y) * weigh(sizes, number, steps)).backward()
-        if ends_step and number < len(sizes) - 1:
-            model.zero_grad()
-    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-
-def exact_share(sizes: Sequence[int], number: int, steps: int) -> float:
-    return [share for _, share, _ in accumulate(range(len(sizes)), sizes, steps)][number]
-
-
-def naive_share(sizes: Sequence[int], number: int, steps: int) -> float:
-    return 1 / steps
-
-
-def one_big_batch(sizes: list[int], steps: int) -> list[Tensor]:
-    """The same window's pictures in one batch, by a path of its own."""
-    window = len(sizes) - (len(sizes) - 1) % steps - 1
-    torch.manual_seed(0)
-    model = TinyNet(CLASSES, batch_norm=False, dropout=0.0).double()
-    source = make_pictures(sum(sizes))
-    first = sum(sizes[:window])
-    F.cross_entropy(model(source.pictures[first:].double() / 255), source.labels[first:]).backward()
-    return [p.grad for p in model.parameters() if p.grad is not None]
-
-
-UNEVEN = [([16, 16, 16, 16, 7], 3), ([16, 16, 16, 16, 7], 5), ([10, 10, 3], 8), ([5, 5, 5, 1], 2), ([9], 4)]
-
-
-@pytest.mark.parametrize(("sizes", "steps"), UNEVEN)
-def test_accumulation_is_one_big_batch_to_the_last_digits(sizes: list[int], steps: int) -> None:
-    for ours, reference in zip(fp64_gradient(exact_share, sizes, steps), one_big_batch(sizes, steps), strict=True):
-        assert (ours - reference).norm() <= 1e-10 * reference.norm()
-
-
-@pytest.mark.parametrize(("sizes", "steps"), UNEVEN)
-def test_dividing_by_the_number_of_steps_is_not(sizes: list[int], steps: int) -> None:
-    pairs = zip(fp64_gradient(naive_share, sizes, steps), one_big_batch(sizes, steps), strict=True)
-    assert any((ours - reference).norm() > 0.1 * reference.norm() for ours, reference in pairs)
-
-
-class DoubleNet(TinyNet):
-    """In fp64, without what makes accumulation inexact."""
-
-    def __init__(self) -> None:
-        super().__init__(CLASSES, batch_norm=False, dropout=0.0)
-        self.double()
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return super().forward(pictures.double())
-
-
-def weights_after_an_epoch(pictures: int, batch_size: int, steps: int) -> Tensor:
-    """All weights, flat, after one epoch of plain SGD in the product's own loop."""
-    work = make_work(make_config(epochs=1, batch_size=batch_size, accumulation_steps=steps), make_splits(pictures))
-    torch.manual_seed(0)
-    model = DoubleNet()
-    work = replace(work, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.5))
-    work.train.plan.set_epoch(1)
-    train_epoch(work, steps, lambda batches: unwatched(batches, 1))
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-# One step with a short batch; full steps and a short window; a short window that ends in a short batch.
-LOOPS = [(23, 8, 3, 24), (72, 8, 4, 32), (70, 8, 4, 32), (71, 16, 2, 32)]
-
-
-@pytest.mark.parametrize(("pictures", "batch_size", "steps", "whole"), LOOPS)
-def test_the_loop_accumulates_like_one_big_batch(pictures: int, batch_size: int, steps: int, whole: int) -> None:
-    parts = weights_after_an_epoch(pictures, batch_size, steps)
-    big = weights_after_an_epoch(pictures, whole, 1)
-    assert (parts - big).norm() <= 1e-10 * big.norm()
-
-
-@pytest.mark.parametrize(("pictures", "batch_size", "steps", "whole"), LOOPS)
-def test_a_loop_that_divides_by_the_number_of_steps_does_not(
-    pictures: int, batch_size: int, steps: int, whole: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def naive(batches: Any, sizes: list[int], steps: int) -> Any:
-        return ((batch, 1 / steps, ends) for batch, _, ends in accumulate(batches, sizes, steps))
-
-    big = weights_after_an_epoch(pictures, whole, 1)
-    monkeypatch.setattr("accelmlf.run.loop.accumulate", naive)
-    assert (weights_after_an_epoch(pictures, batch_size, steps) - big).norm() > 1e-4 * big.norm()
-
-
-def test_batch_norm_sees_micro_batches_so_accumulation_only_resembles_a_larger_batch() -> None:
-    work = make_work(make_config(epochs=1, batch_size=16, accumulation_steps=4))
-    list(train_epochs(work, max_epochs=1, accumulation_steps=4))
-    norm = work.model.norm
-    assert isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None
-    assert int(norm.num_batches_tracked) == len(work.train.plan) == 5
-    assert work.schedule.applied_steps == 2
-
-
-@pytest.mark.parametrize(("pictures", "batch_size", "steps"), [(71, 16, 1), (71, 16, 3), (71, 16, 50), (65, 16, 2)])
-def test_an_epoch_takes_a_step_per_window_and_sees_every_picture(pictures: int, batch_size: int, steps: int) -> None:
-    config = make_config(epochs=2, batch_size=batch_size, accumulation_steps=steps)
-    work = make_work(config, make_splits(pictures))
-    seen = 0
-
-    def count(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        nonlocal seen
-        seen += len(inputs[0]) if work.model.training else 0
-
-    work.model.register_forward_pre_hook(count)
-    list(train_epochs(work, max_epochs=2, accumulation_steps=steps))
-    assert seen == 2 * pictures
-    assert work.schedule.applied_steps == 2 * math.ceil(len(work.train.plan) / steps)
-    assert len(work.schedule.factors) == work.schedule.applied_steps
 
 
 def plain_losses(seed: int, *, epochs: int = 3, batch_size: int = 16) -> list[float]:
@@ -186,100 +58,15 @@ def plain_losses(seed: int, *, epochs: int = 3, batch_size: int = 16) -> list[fl
 
 def test_with_everything_off_it_is_a_plain_loop() -> None:
     config = make_config(image_size=8)
-    ours = [e.train_loss for e in train_epochs(make_work(config), max_epochs=3, accumulation_steps=1)]
+    ours = [e.train_loss for e in train_epochs(make_work(config), max_epochs=3)]
     assert ours == pytest.approx(plain_losses(0), rel=1e-6)
     assert ours != pytest.approx(plain_losses(1), rel=1e-3)
 
 
-class NoReads(TorchFunctionMode):
-    """Refuses every way in which Python reads a tensor's value, which on a GPU waits for the device."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        reader = sys._getframe(1).f_globals.get("__name__", "")
-        if getattr(func, "__name__", "") in READS and not reader.startswith(HOST_SIDE):
-            raise AssertionError(f"{func.__name__} reads a value in {reader}")
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("techniques", ["none", "resident", "channels_last,amp:bf16", "fused_optimizer"])
-def test_no_value_is_read_from_the_device_inside_an_epoch(techniques: str) -> None:
-    work = make_work(make_config(techniques=techniques, accumulation_steps=2))
-    work.train.plan.set_epoch(1)
-    with NoReads():
-        train_epoch(work, 2, lambda batches: unwatched(batches, 1))
-        with pytest.raises(AssertionError, match="reads a value"):
-            evaluate(work, work.validation)
-
-
-@pytest.mark.parametrize(("fused", "reads"), [(True, False), (False, True)])
-def test_only_a_fused_optimizer_spares_a_gradient_scaler_its_reads(fused: bool, reads: bool) -> None:
-    techniques = "fused_optimizer" if fused else "none"
-    scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
-    work = replace(make_work(make_config(techniques=techniques)), scaler=scaler, clip_norm=1.0)
-    work.train.plan.set_epoch(1)
-    with NoReads():
-        if reads:
-            with pytest.raises(AssertionError, match=r"torch\.amp\.grad_scaler"):
-                train_epoch(work, 2, lambda batches: unwatched(batches, 1))
-        else:
-            train_epoch(work, 2, lambda batches: unwatched(batches, 1))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize(
-    "techniques", ["pin_memory,amp:fp16", "prefetch,pin_memory,amp:bf16,fused_optimizer", "resident"]
-)
-def test_cuda_finds_no_synchronisation_inside_an_epoch(techniques: str) -> None:
-    work = make_work(make_config(device="cuda", techniques=techniques, accumulation_steps=2))
-    warm_up(work)
-    work.train.plan.set_epoch(1)
-    meter = work.meter
-
-    class Strict(type(meter)):  # type: ignore[misc]
-        def __enter__(self) -> Any:
-            entered = super().__enter__()
-            torch.cuda.set_sync_debug_mode("error")
-            return entered
-
-        def __exit__(self, *error: object) -> None:
-            torch.cuda.set_sync_debug_mode("default")
-            super().__exit__(*error)
-
-    meter.__class__ = Strict
-    with work.techniques.process_context():
-        train_epoch(replace(work, clip_norm=1.0), 2, lambda batches: unwatched(batches, 1))
-
-
-def test_a_warm_up_leaves_no_trace() -> None:
-    def losses(warmed: bool, **settings: Any) -> list[float]:
-        work = make_work(make_config(clip_norm=None, **settings))
-        if warmed:
-            warm_up(work)
-        return [e.train_loss for e in train_epochs(work, max_epochs=2, accumulation_steps=1)]
-
-    for techniques in ("none", "channels_last,amp:bf16,fused_optimizer", "workers:1"):
-        assert losses(True, techniques=techniques) == losses(False, techniques=techniques)
-
-
-def test_a_warm_up_that_did_not_restore_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    untouched = [e.train_loss for e in train_epochs(make_work(make_config()), max_epochs=2, accumulation_steps=1)]
-    monkeypatch.setattr("accelmlf.run.warmup._restore", lambda *_: None)
-    work = make_work(make_config())
-    warm_up(work)
-    assert [e.train_loss for e in train_epochs(work, max_epochs=2, accumulation_steps=1)] != untouched
-
-
-def test_a_warm_up_meets_every_shape_of_the_run() -> None:
-    work = make_work(make_config(batch_size=16))
-    met: set[tuple[int, ...]] = set()
-    work.model.register_forward_pre_hook(lambda model, inputs: met.add((model.training, *inputs[0].shape)))
-    warm_up(work)
-    warmed = met.copy()
-    met.clear()
-    list(train_epochs(work, max_epochs=1, accumulation_steps=1))
-    evaluate(work, work.test)
-    assert met and met <= warmed
+def test_losses_are_finite_and_fall() -> None:
+    losses = train_losses(make_config(epochs=8), make_splits(200))
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_own_code() -> None:
@@ -287,7 +74,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_own_code() -> None:
     with torch.no_grad():
         next(work.model.parameters()).fill_(float("nan"))
     with pytest.raises(DivergedError, match="not finite in epoch 1") as error:
-        list(train_epochs(work, max_epochs=3, accumulation_steps=1))
+        list(train_epochs(work, max_epochs=3))
     assert (error.value.exit_code, error.value.outcome) == (6, "diverged")
 
 
@@ -297,7 +84,7 @@ def test_an_epoch_of_skipped_steps_ends_the_run() -> None:
     for parameter in work.model.parameters():
         parameter.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
     with pytest.raises(DivergedError, match="every one was skipped"):
-        list(train_epochs(work, max_epochs=30, accumulation_steps=1))
+        list(train_epochs(work, max_epochs=30))
     assert work.schedule.applied_steps == 0
 
 
@@ -310,7 +97,7 @@ def test_clipping_bounds_the_whole_window_once() -> None:
         norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
 
     clipped.optimizer.register_step_pre_hook(record)
-    list(train_epochs(clipped, max_epochs=1, accumulation_steps=3))
+    list(train_epochs(clipped, max_epochs=1))
     assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
 
 
@@ -320,3 +107,104 @@ def test_evaluation_is_over_the_whole_set_whatever_its_batches() -> None:
     assert len({(q.accuracy, q.f1_macro) for q in qualities}) == 1
     assert [q.loss for q in qualities] == pytest.approx([qualities[0].loss] * 3, rel=1e-6)
     assert len(qualities[0].labels) == 21
+
+
+@dataclass
+class Trained:
+    """An epoch in stretches of so many steps, on a device on which every picture takes a second in the forward pass."""
+
+    stretches: list[Stretch]
+    pictures: Tensor
+    """[N, 3, H, W] in the order in which the model saw them."""
+    weights: dict[str, Tensor]
+
+
+def trained(steps: int | None, *, accumulation_steps: int = 1, seed: int = 0) -> Trained:
+    device, seen = FakeDevice(), list[Tensor]()
+    config = make_config(epochs=1, batch_size=8, accumulation_steps=accumulation_steps, seed=seed)
+    work = replace(make_work(config), meter=Meter(device))
+
+    def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        device.give(len(inputs[0]))
+        seen.append(inputs[0])
+
+    work.model.register_forward_pre_hook(look)
+    batches, stretches = micro_batches(work, 1), list[Stretch]()
+    while (stretch := train_stretch(work, batches, steps)).steps:
+        stretches.append(stretch)
+        assert all(parameter.grad is None for parameter in work.model.parameters()), "a window was cut"
+    return Trained(stretches, torch.cat(seen), work.model.state_dict())
+
+
+STEPS_OF_AN_EPOCH = {1: 9, 2: 5, 3: 3, 4: 3}
+"""71 pictures in batches of 8, by accumulation_steps."""
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 100])
+@pytest.mark.parametrize("accumulation_steps", STEPS_OF_AN_EPOCH)
+def test_an_epoch_in_stretches_is_the_epoch_in_one(accumulation_steps: int, steps: int) -> None:
+    one, cut = (trained(s, accumulation_steps=accumulation_steps) for s in (None, steps))
+    (whole,), parts = one.stretches, cut.stretches
+    num_steps = STEPS_OF_AN_EPOCH[accumulation_steps]
+    assert [part.steps for part in parts] == [steps] * (num_steps // steps) + [num_steps % steps] * bool(
+        num_steps % steps
+    )
+    assert (sum(part.steps for part in parts), sum(part.images for part in parts)) == (whole.steps, whole.images)
+    assert (whole.steps, whole.images) == (num_steps, 71)
+    assert float(sum(part.loss_sum for part in parts)) == pytest.approx(float(whole.loss_sum), rel=1e-6)
+    assert torch.equal(cut.pictures, one.pictures)
+    assert all(torch.equal(cut.weights[name], value) for name, value in one.weights.items())
+    other = trained(steps, accumulation_steps=accumulation_steps, seed=1)
+    assert not torch.equal(other.pictures, one.pictures)
+    assert not torch.equal(other.weights["conv.weight"], one.weights["conv.weight"])
+
+
+@pytest.mark.parametrize("steps", [None, 1, 2])
+def test_each_stretch_has_a_cost_of_its_own(steps: int | None) -> None:
+    for stretch in trained(steps, accumulation_steps=2).stretches:
+        assert stretch.cost.images == stretch.images
+        assert stretch.cost.train_s == stretch.images
+        assert stretch.cost.phases_s == dict.fromkeys(PHASES, 0.0) | {"forward": stretch.images}
+        assert stretch.cost.other_s == 0
+
+
+def test_what_happens_between_two_stretches_is_on_neither_clock() -> None:
+    device = FakeDevice()
+    work = replace(make_work(make_config()), meter=Meter(device))
+    work.model.register_forward_pre_hook(lambda *_: device.give(1.0))
+    batches, costs = micro_batches(work, 1), []
+    for _ in range(2):
+        costs.append(train_stretch(work, batches, 2).cost.train_s)
+        device.idle_host(100.0)
+    assert costs == [2.0, 2.0]
+
+
+def test_an_epoch_knows_where_the_run_is_after_it() -> None:
+    work = replace(make_work(make_config(accumulation_steps=2)), meter=Meter(TickingDevice()))
+    epochs = list(train_epochs(work, max_epochs=3))
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
+    assert [epoch.position.applied_steps for epoch in epochs] == [3, 6, 9]
+    assert [epoch.elapsed_train_s for epoch in epochs] == list(accumulate(epoch.cost.train_s for epoch in epochs))
+    assert {epoch.position.skipped_in_a_row for epoch in epochs} == {0}
+    assert list(train_epochs(work, max_epochs=3, start=epochs[-1].position)) == []
+
+
+def test_a_loop_that_goes_on_counts_from_its_position() -> None:
+    start = Position(epoch=2, elapsed_train_s=1_000.0, applied_steps=0, skipped_in_a_row=3)
+    work = replace(make_work(make_config()), meter=Meter(TickingDevice()))
+    (epoch,) = train_epochs(work, max_epochs=3, start=start)
+    assert epoch.position == Position(3, 1_000.0 + epoch.cost.train_s, 5, 0)
+    assert work.train.plan.epoch == 3
+
+
+@pytest.mark.parametrize("skipped_before", [0, MAX_SKIPPED_STEPS - 5])
+def test_steps_that_were_skipped_before_a_stop_count_towards_divergence(skipped_before: int) -> None:
+    work = replace(make_work(make_config()), scaler=torch.amp.GradScaler("cpu", init_scale=2.0))
+    for parameter in work.model.parameters():
+        parameter.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
+    epochs = train_epochs(work, max_epochs=2, start=Position(epoch=1, skipped_in_a_row=skipped_before))
+    if skipped_before:
+        with pytest.raises(DivergedError, match=f"no gradient was finite in {MAX_SKIPPED_STEPS} steps"):
+            next(epochs)
+    else:
+        assert next(epochs).position.skipped_in_a_row == 5

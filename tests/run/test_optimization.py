@@ -127,3 +127,32 @@ def test_every_recipe_names_what_the_tables_have() -> None:
     for recipe in RECIPES.values():
         assert recipe.optimizer in OPTIMIZERS
         assert recipe.schedule in SCHEDULES
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_goes_on_where_its_state_was_taken_and_with_the_same_bits(name: str, fused: bool) -> None:
+    def made() -> Schedule:
+        optimizer = build_optimizer(
+            make_linear(), "adamw", learning_rate=0.01, weight_decay=0.0, options={"fused": fused}
+        )
+        if fused:
+            optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]  # what the scaler sets
+        return Schedule(optimizer, SCHEDULES[name](9, 3))
+
+    def stepped(schedule: Schedule, steps: int) -> list[float]:
+        rates = [schedule.learning_rate()]
+        for _ in range(steps):
+            for parameter in schedule.optimizer.param_groups[0]["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+            schedule.optimizer.step()
+            rates.append(schedule.learning_rate())
+        return rates
+
+    whole, again, fresh = made(), made(), made()
+    stepped(whole, 5)
+    again.load_state_dict(whole.state_dict())
+    assert isinstance(again.applied_steps, Tensor) == isinstance(whole.applied_steps, Tensor) == fused
+    expected = stepped(whole, 3)
+    assert stepped(again, 3) == expected != stepped(fresh, 3)
+    assert again.applied_steps == whole.applied_steps == 8

@@ -7,17 +7,18 @@ import numpy as np
 
 from accelmlf.measure.cost import Cost
 from accelmlf.measure.quality import Quality
-from accelmlf.measure.records import EpochMetrics
+from accelmlf.measure.records import EpochMetrics, Position
 from accelmlf.search.plan import Plan
 from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, make_space
 from accelmlf.search.trials import TrialRecord
 from accelmlf.settings.recipes import resolve
+from accelmlf.settings.technique_list import TechniqueList
 
 PICTURES = 1_000
 
 
-def make_plan(tune: TuneConfig | None = None, sets: Sequence[str] = (), **given: Any) -> Plan:
+def make_plan(tune: TuneConfig | None = None, sets: Sequence[TechniqueList] = (), **given: Any) -> Plan:
     given = {"save_model": False, "model": "vit", "device": "cpu", **given}
     tune, base = tune or TuneConfig(), resolve(given)
     space, _ = make_space(tune, base, given.get("train_images", 1_078), sets, has_batch_norm=False)
@@ -37,4 +38,4 @@ def make_epoch(number: int, accuracy: float, elapsed_s: float) -> EpochMetrics:
     labels = np.zeros(PICTURES, dtype=np.int64)
     predictions = (np.arange(PICTURES) >= round(accuracy * PICTURES)).astype(np.int64)
     quality = Quality(1.0, labels, predictions, num_classes=2)
-    return EpochMetrics(number, 1.0, 0.1, None, quality, Cost(1.0, {}, PICTURES), 0.5, elapsed_s)
+    return EpochMetrics(Position(number, elapsed_s), 1.0, 0.1, None, quality, Cost(1.0, {}, PICTURES), 0.5)

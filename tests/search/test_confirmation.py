@@ -6,7 +6,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import mlflow
@@ -28,11 +27,11 @@ from accelmlf.search.plan import Plan
 from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, in_words
 from accelmlf.search.trials import TrialRecord
-from accelmlf.tracking.parent_run import Family
+from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tags import CONFIRMATION, OWNER
-from accelmlf.tracking.tracker import MlflowTracker
-from tests.machine.test_isolation import serving
+from tests.many_runs.makers import serving
 from tests.search.makers import make_plan, make_record
+from tests.tracking.makers import parent_run
 
 OWN: Point = {"batch_size": 32, "accumulation_steps": 1}
 FAST: Point = {"batch_size": 64, "accumulation_steps": 1}
@@ -167,17 +166,8 @@ def study_id(store: mlflow.MlflowClient) -> str:
     return uuid.uuid4().hex
 
 
-@contextmanager
-def family(study_id: str) -> Iterator[Family]:
-    with MlflowTracker().run() as parent:
-        opened = Family(parent, "search", "the-study", study_id)
-        opened.log_settings({}, {})
-        opened.adopt()
-        yield opened
-
-
 def ran(
-    own: Family,
+    own: ParentRun,
     point: Point,
     seed: int,
     block: str,
@@ -189,12 +179,12 @@ def ran(
     """A run of a confirmation that has ended, as `run_once` leaves it."""
     tags = {"accelmlf.point": in_words(point), "accelmlf.block": block, "accelmlf.config.seed": str(seed)}
     run_id = own.start_child(f"confirmation, seed {seed}", CONFIRMATION, tags)
-    own.client.log_metric(run_id, "final_accuracy", 0.9)
+    own.store.client.log_metric(run_id, "final_accuracy", 0.9)
     if time_s is not None:
-        own.client.log_metric(run_id, "time_to_accuracy_s", time_s)
-        own.client.log_metric(run_id, "time_to_accuracy_wall_s", time_s + 3)
+        own.store.client.log_metric(run_id, "time_to_accuracy_s", time_s)
+        own.store.client.log_metric(run_id, "time_to_accuracy_wall_s", time_s + 3)
     if owner is not None:
-        own.client.set_tag(run_id, OWNER, owner)
+        own.store.client.set_tag(run_id, OWNER, owner)
     own.end_child(run_id, outcome or ("target_not_reached" if time_s is None else "completed"))
 
 
@@ -209,7 +199,7 @@ ARMS = [Candidate(FAST, False), Candidate(OWN, True)]
 
 
 def test_a_whole_block_is_kept_with_its_times(store: mlflow.MlflowClient, study_id: str) -> None:
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         ran(own, FAST, 1, "a", 5.0)
         ran(own, OWN, 1, "a", None)
         kept = complete_blocks(ARMS, own)
@@ -218,7 +208,7 @@ def test_a_whole_block_is_kept_with_its_times(store: mlflow.MlflowClient, study_
 
 
 def test_a_block_of_this_machine_s_former_start_is_kept(store: mlflow.MlflowClient, study_id: str) -> None:
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         for point in (FAST, OWN):
             ran(own, point, 1, "a", owner=elsewhere(1))
         assert complete_blocks(ARMS, own).keys() == {1}
@@ -239,7 +229,7 @@ def test_a_block_of_this_machine_s_former_start_is_kept(store: mlflow.MlflowClie
 def test_of_a_block_that_is_not_whole_nothing_is_kept(
     store: mlflow.MlflowClient, study_id: str, spoil: dict[str, object]
 ) -> None:
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         ran(own, FAST, 1, "a")
         ran(own, **({"point": OWN, "seed": 1, "block": "a"} | spoil))  # type: ignore[arg-type]
         assert complete_blocks(ARMS, own) == {}
@@ -250,7 +240,7 @@ def test_of_a_block_that_is_not_whole_nothing_is_kept(
 def test_a_block_without_one_of_the_candidates_is_not_whole_and_one_with_more_is(
     store: mlflow.MlflowClient, study_id: str
 ) -> None:
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         for point in (FAST, OWN, SLOW):
             ran(own, point, 1, "a")
         for point in (FAST, OWN):
@@ -260,10 +250,10 @@ def test_a_block_without_one_of_the_candidates_is_not_whole_and_one_with_more_is
 
 
 def test_blocks_of_another_study_are_not_this_one_s(store: mlflow.MlflowClient, study_id: str) -> None:
-    with family(uuid.uuid4().hex) as other:
+    with parent_run("search", uuid.uuid4().hex) as other:
         for point in (FAST, OWN):
             ran(other, point, 1, "a")
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         assert complete_blocks(ARMS, own) == {}
 
 
@@ -296,7 +286,7 @@ def test_the_winner_is_who_reaches_the_target_most_often_and_then_the_soonest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Every block is there already, so nothing has to be trained."""
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         for seed in (1, 2):
             for point, name in ((FAST, "fast"), (SLOW, "slow"), (OWN, "own")):
                 ran(own, point, seed, f"block {seed}", times_s[name][seed - 1])
@@ -311,7 +301,7 @@ def test_the_winner_is_who_reaches_the_target_most_often_and_then_the_soonest(
 def test_the_recipe_s_own_point_is_confirmed_once_where_the_search_has_found_it(
     store: mlflow.MlflowClient, study_id: str
 ) -> None:
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         for point in (OWN, FAST):
             ran(own, point, 1, "a")
         found = confirm(plan_of(1), completed(OWN, FAST), own, SearchConsole(2, None))
@@ -319,7 +309,7 @@ def test_the_recipe_s_own_point_is_confirmed_once_where_the_search_has_found_it(
 
 
 def test_the_fresh_seeds_begin_again_after_the_last_there_is(store: mlflow.MlflowClient, study_id: str) -> None:
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         for seed in (0, 1):
             ran(own, OWN, seed, f"block {seed}")
         found = confirm(plan_of(2, seed=2**32 - 1), completed(OWN), own, SearchConsole(1, None))
@@ -356,12 +346,12 @@ def test_a_confirmation_that_is_killed_in_the_middle_ends_with_whole_blocks_when
     killer = threading.Thread(target=kill_run, args=(store, study_id, 4, killed))
     killer.start()
     try:
-        with pytest.raises(ProcessKilledError, match="killed by SIGKILL"), family(study_id) as own:
+        with pytest.raises(ProcessKilledError, match="killed by SIGKILL"), parent_run("search", study_id) as own:
             confirm(plan, points, own, SearchConsole(1, None))
     finally:
         killer.join()
     assert killed == [4]
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         assert complete_blocks(ARMS, own).keys() == {1}  # the control: one block was cut short
         first = [run.tags for run in own.children(CONFIRMATION)]
         found = confirm(plan, points, own, SearchConsole(1, None))
@@ -388,7 +378,7 @@ def test_a_candidate_that_diverges_has_failed_and_the_others_are_measured_on(
     tune = TuneConfig(confirm_repeats=1, search_learning_rate=True)
     plan = make_plan(tune, train_images=150, epochs=3, target_accuracy=0.9, image_size=8)
     wild: Point = {**FAST, "learning_rate": 100.0}
-    with family(study_id) as own:
+    with parent_run("search", study_id) as own:
         found = confirm(plan, completed(wild), own, SearchConsole(1, None))
         outcomes = {run.tags["accelmlf.point"]: run.outcome for run in own.children(CONFIRMATION)}
     (failed,) = [arm for arm in found.arms if not arm.is_recipe]

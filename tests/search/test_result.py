@@ -24,13 +24,14 @@ from accelmlf.search.trials import TrialRecord
 from accelmlf.settings.fields import parse_setting, settable_fields
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
 
 OWN: Point = {"batch_size": 32, "accumulation_steps": 1}
 FAST: Point = {"batch_size": 64, "accumulation_steps": 1}
 SLOW: Point = {"batch_size": 16, "accumulation_steps": 4}
 
 
-def plan(tune: TuneConfig | None = None, sets: Sequence[str] = (), **given: Any) -> Plan:
+def plan(tune: TuneConfig | None = None, sets: Sequence[TechniqueList] = (), **given: Any) -> Plan:
     given = {"save_model": False, "model": "resnet50", **given}
     tune, base = tune or TuneConfig(), resolve(given)
     space, _ = make_space(tune, base, 1_078, sets, has_batch_norm=True)
@@ -248,10 +249,13 @@ GIVEN: list[dict[str, Any]] = [
     {"techniques": "channels_last", "learning_rate": 1e-05, "train_images": 500},
     {"train_images": None, "tuned": False, "save_model": True},
 ]
-SPACES: list[tuple[TuneConfig, Sequence[str]]] = [
+SPACES: list[tuple[TuneConfig, Sequence[TechniqueList]]] = [
     (TuneConfig(), ()),
     (TuneConfig(search_learning_rate=True), ()),
-    (TuneConfig(batch_sizes=(8, 16)), ("none", "amp:bf16", "channels_last", "amp:bf16,channels_last")),
+    (
+        TuneConfig(batch_sizes=(8, 16)),
+        tuple(map(TechniqueList.parse, ("none", "amp:bf16", "channels_last", "amp:bf16,channels_last"))),
+    ),
 ]
 
 
@@ -264,7 +268,7 @@ def last_line(result: Result) -> str:
 @pytest.mark.parametrize(("given", "space"), list(itertools.product(GIVEN, SPACES)))
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_the_command_line_is_the_winner(
-    given: dict[str, Any], space: tuple[TuneConfig, Sequence[str]], confirmed: bool
+    given: dict[str, Any], space: tuple[TuneConfig, Sequence[TechniqueList]], confirmed: bool
 ) -> None:
     tune, sets = space
     if sets and "techniques" in given:
@@ -282,7 +286,7 @@ def test_the_command_line_is_the_winner(
 
 @pytest.mark.parametrize(("given", "space"), list(itertools.product(GIVEN, SPACES)))
 def test_where_the_recipe_wins_the_command_line_is_the_recipe(
-    given: dict[str, Any], space: tuple[TuneConfig, Sequence[str]]
+    given: dict[str, Any], space: tuple[TuneConfig, Sequence[TechniqueList]]
 ) -> None:
     tune, sets = space
     if sets and "techniques" in given:
@@ -487,7 +491,7 @@ def test_a_search_that_found_nothing_leaves_its_table_and_its_map(
 
 
 def test_techniques_and_learning_rates_have_columns_of_their_own(tmp_path: Path) -> None:
-    own_plan = plan(TuneConfig(search_learning_rate=True), ("none", "amp:bf16"))
+    own_plan = plan(TuneConfig(search_learning_rate=True), (TechniqueList(), TechniqueList(("amp:bf16",))))
     point: Point = {**FAST, "amp:bf16": True, "learning_rate": 0.00123}
     study = study_of([], own_plan.space, tmp_path)
     found = [trial(0, point, "completed", 5.0, epochs=1), trial(1, None, "killed")]

@@ -20,6 +20,7 @@ from accelmlf.search.sampling import UnseenPoints, choose
 from accelmlf.search.space import Point, SearchSpace
 from accelmlf.search.study import distributions, open_study, sign, suggest
 from accelmlf.search.trials import COME_AGAIN
+from accelmlf.settings.technique_list import TechniqueList
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -33,7 +34,7 @@ SPACE = SearchSpace(
     batch_sizes=(8, 16, 32),
     accumulation_choices=(1, 4),
     learning_rates=None,
-    technique_sets=("none", "amp:bf16"),
+    technique_sets=(TechniqueList(), TechniqueList(("amp:bf16",))),
     max_effective_batch=100,
 )
 OWN: Point = {"batch_size": 16, "accumulation_steps": 1, "amp:bf16": False}

@@ -15,6 +15,7 @@ from accelmlf.search.space import ACCUMULATION_CHOICES, LEARNING_RATE_SPAN, Poin
 from accelmlf.settings.fields import field_help, parse_setting, settable_fields
 from accelmlf.settings.recipes import RECIPES, resolve
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.stack import technique_sets
 
 FIELDS = settable_fields(TuneConfig)
@@ -22,7 +23,7 @@ LISTS = [name for name, field in FIELDS.items() if field.type == tuple[int, ...]
 WHOLE = [name for name, field in FIELDS.items() if field.type is int]
 BOOLEANS = [name for name, field in FIELDS.items() if field.type is bool]
 CPU_SETS = technique_sets(torch.device("cpu"), "memory")
-THREE_SETS = ("none", "amp:bf16", "channels_last", "amp:bf16,channels_last")
+THREE_SETS = tuple(map(TechniqueList.parse, ("none", "amp:bf16", "channels_last", "amp:bf16,channels_last")))
 DIGITS = 1_078
 """Training pictures of the embedded data set."""
 
@@ -37,7 +38,7 @@ def space_of(
     *,
     model: str = "resnet50",
     train_images: int = DIGITS,
-    sets: Sequence[str] = (),
+    sets: Sequence[TechniqueList] = (),
     has_batch_norm: bool = True,
     **given: Any,
 ) -> SearchSpace:
@@ -307,7 +308,8 @@ def test_a_point_outside_the_range_of_the_learning_rate_is_not_in_the_space() ->
 
 
 def test_only_sets_of_techniques_that_run_together_are_points() -> None:
-    sets = ("none", "workers:2", "pin_memory", "resident", "workers:2,pin_memory")
+    texts = ("none", "workers:2", "pin_memory", "resident", "workers:2,pin_memory")
+    sets = tuple(map(TechniqueList.parse, texts))
     space = space_of(sets=sets)
     assert space.technique_words == ("workers:2", "pin_memory", "resident")
     found = {space.settings(point)["techniques"] for point in space.grid}
@@ -347,7 +349,7 @@ def test_what_was_seen_is_not_left_to_see() -> None:
         {"batch_sizes": (8, 32)},
         {"accumulation_choices": (1,)},
         {"learning_rates": (0.001, 0.01)},
-        {"technique_sets": ("none", "amp:bf16")},
+        {"technique_sets": (TechniqueList(), TechniqueList(("amp:bf16",)))},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -364,7 +366,9 @@ def test_spaces_that_differ_have_texts_that_differ(change: dict[str, Any]) -> No
 @pytest.mark.parametrize("sets", [(), THREE_SETS, CPU_SETS], ids=["no techniques", "three", "this processor's"])
 @pytest.mark.parametrize("with_rate", [False, True])
 @pytest.mark.parametrize("model", ["resnet50", "efficientnet_b0", "vit"])
-def test_the_settings_of_a_point_are_a_run_at_that_point(model: str, with_rate: bool, sets: Sequence[str]) -> None:
+def test_the_settings_of_a_point_are_a_run_at_that_point(
+    model: str, with_rate: bool, sets: Sequence[TechniqueList]
+) -> None:
     space = space_of(TuneConfig(search_learning_rate=with_rate), model=model, sets=sets)
     chance = random.Random(0)
     for point in space.grid:

@@ -29,7 +29,8 @@ from accelmlf.search.settings import TuneConfig
 from accelmlf.search.study import TARGET, open_study
 from accelmlf.search.worker import Search
 from accelmlf.settings.run import RunConfig
-from accelmlf.tracking.parent_run import Family
+from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tracker import MlflowRun
 from tests.search.makers import make_epoch, make_plan
 
@@ -61,8 +62,8 @@ def make_search(
 ) -> Search:
     tune = TuneConfig(n_trials=n_trials, timeout_s=timeout_s, batch_sizes=batches, accumulation_choices=(1,))
     plan = make_plan(tune, target_accuracy=GOAL, epochs=EPOCHS)
-    family = Family(MlflowRun("0" * 32, "0"), "search", study.study_name, "no-study-of-the-store")
-    return Search(study, url, plan, family, SearchConsole(n_trials, timeout_s))
+    parent = ParentRun(MlflowRun(open_store(), "0" * 32, "0"), "search")  # none that the store knows
+    return Search(study, url, plan, parent, SearchConsole(n_trials, timeout_s))
 
 
 @pytest.fixture
@@ -215,7 +216,8 @@ def replay(table: Table, order: list[int], rule: Rule) -> tuple[dict[int, str], 
 
 def sooner(search: Search, epoch: EpochMetrics, config: RunConfig) -> str | None:
     """A rule that is not exact: it prunes at 0.9 of the best."""
-    return search.reason_to_stop(replace(epoch, elapsed_train_s=epoch.elapsed_train_s / 0.9), config)
+    position = replace(epoch.position, elapsed_train_s=epoch.elapsed_train_s / 0.9)
+    return search.reason_to_stop(replace(epoch, position=position), config)
 
 
 def lost(tables: list[Table], chance: random.Random, rule: Rule) -> tuple[int, int]:

@@ -19,12 +19,13 @@ from accelmlf.settings.fields import (
 )
 from accelmlf.settings.recipes import RECIPES, resolve
 from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import TechniqueList
 
 FIELDS = settable_fields(RunConfig)
 NUMBERS = [name for name, field in FIELDS.items() if field.type in (int, float, int | None)]
 BOOLEANS = [name for name, field in FIELDS.items() if field.type is bool]
 CHOICES = [name for name, field in FIELDS.items() if field.metadata["choices"]]
-TEXTS = [name for name, field in FIELDS.items() if field.type is str]
+TEXTS = [name for name, field in FIELDS.items() if field.type in (str, TechniqueList)]
 
 
 def step_outside(name: str, bound: float) -> float:

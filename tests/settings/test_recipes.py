@@ -9,7 +9,16 @@ from accelmlf.errors import ConfigError
 from accelmlf.models.families import MODELS
 from accelmlf.run.optimization import OPTIMIZERS, SCHEDULES
 from accelmlf.settings.fields import parse_setting, settable_fields
-from accelmlf.settings.recipes import RECIPES, Arm, Recipe, follow_batch, recipe_for, resolve
+from accelmlf.settings.recipes import (
+    DATASETS_LIKE_CIFAR10,
+    RECIPES,
+    Preset,
+    Recipe,
+    follow_batch,
+    model_names,
+    recipe_for,
+    resolve,
+)
 from accelmlf.settings.run import RunConfig
 from accelmlf.techniques.stack import build_stack
 
@@ -17,9 +26,15 @@ ROWS = pytest.mark.parametrize("row", RECIPES, ids="-".join)
 Row = tuple[str, str, str]
 
 
-def test_the_choices_of_model_and_dataset_are_the_tables() -> None:
-    assert settable_fields(RunConfig)["model"].metadata["choices"] == tuple(MODELS)
-    assert settable_fields(RunConfig)["dataset"].metadata["choices"] == tuple(DATASETS)
+def test_models_and_data_sets_with_a_recipe_are_those_that_there_are() -> None:
+    assert model_names() == list(MODELS)
+    assert {data for _, data, _ in RECIPES} | set(DATASETS_LIKE_CIFAR10) == set(DATASETS)
+
+
+@pytest.mark.parametrize(("name", "typed"), [("model", "resnet5"), ("dataset", "cifar"), ("dataset", "foldr")])
+def test_one_that_there_is_not_is_refused_with_the_nearest(name: str, typed: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}={typed}: unknown {name}. Did you mean "):
+        resolve({"model": "vit", name: typed})
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -29,7 +44,7 @@ def test_every_model_and_dataset_has_a_recipe_in_both_arms(model: str, dataset: 
     config = resolve({"model": model, "dataset": dataset, "tuned": tuned})
     assert (config.model, config.dataset, config.tuned) == (model, dataset, tuned)
     assert config.arm == ("tuned" if tuned else "baseline")
-    assert (config.accumulation_steps > 1, "amp" in config.techniques) == (tuned, tuned)
+    assert (config.accumulation_steps > 1, "amp" in config.techniques.words) == (tuned, tuned)
 
 
 @ROWS
@@ -44,7 +59,7 @@ def test_what_a_recipe_names_is_in_the_tables(row: Row) -> None:
     assert recipe.optimizer in OPTIMIZERS
     assert recipe.schedule in SCHEDULES
     for arm in (recipe.untuned, recipe.tuned):
-        build_stack(arm.techniques, torch.device("cpu"), from_preset=True)
+        build_stack(arm.techniques, torch.device("cpu"))
 
 
 @ROWS
@@ -60,7 +75,7 @@ def test_the_arms_differ_in_techniques_accumulation_and_batch_alone(row: Row) ->
     model, dataset, weights = row
     arms = [resolve({"model": model, "dataset": dataset, "weights": weights, "tuned": t}) for t in (False, True)]
     different = {f.name for f in dataclasses.fields(RunConfig) if getattr(arms[0], f.name) != getattr(arms[1], f.name)}
-    free = {"tuned", "arm", "learning_rate", *(field.name for field in dataclasses.fields(Arm))}
+    free = {"tuned", "arm", "learning_rate", *(field.name for field in dataclasses.fields(Preset))}
     assert {"tuned", "arm", "techniques", "accumulation_steps"} <= different <= free
 
 
@@ -99,7 +114,7 @@ def test_weights_without_a_row_take_the_other_row_of_that_model_and_data() -> No
     assert resolve({"model": "resnet50", "dataset": "cifar10", "weights": "pretrained"}).weights == "pretrained"
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Arm)])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Preset)])
 def test_a_departure_from_the_preset_makes_the_arm_custom(name: str) -> None:
     preset = resolve({"model": "resnet50", "tuned": True})
     value = getattr(preset, name)
@@ -119,8 +134,8 @@ def test_a_given_setting_beats_the_recipe(name: str) -> None:
 
 
 def test_techniques_that_were_given_are_marked_even_if_they_are_the_presets() -> None:
-    assert not resolve({"model": "vit", "tuned": True}).techniques_given
-    assert resolve({"model": "vit", "tuned": True, "techniques": "amp,pin_memory"}).techniques_given
+    assert resolve({"model": "vit", "tuned": True}).techniques.is_preset
+    assert not resolve({"model": "vit", "tuned": True, "techniques": "amp,pin_memory"}).techniques.is_preset
 
 
 @pytest.mark.parametrize(

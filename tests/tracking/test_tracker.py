@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
+from mlflow.tracking.context.registry import resolve_tags
 from safetensors.torch import load_file
 
 from accelmlf.errors import AccelmlfError, DataError, TrackingError
@@ -24,7 +26,9 @@ from accelmlf.run.one_run import one_run
 from accelmlf.run.tracker import MemoryTracker
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import RunConfig
-from accelmlf.tracking.tracker import MlflowTracker
+from accelmlf.tracking.store import Store, open_store
+from accelmlf.tracking.tags import PREFIX
+from accelmlf.tracking.tracker import MADE_UP_NAME, MlflowTracker, close_inherited_run
 from tests.makers import make_config
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +60,7 @@ def last_run(client: mlflow.MlflowClient) -> mlflow.entities.Run:
 
 def test_a_run_logs_everything_the_contract_lists(store: mlflow.MlflowClient) -> None:
     config = make_config(epochs=2, target_accuracy=0.01)
-    summary = one_run(config, MlflowTracker())
+    summary = one_run(config, MlflowTracker(open_store()))
     run = last_run(store)
     assert run.info.status == "FINISHED"
     assert run.data.tags["accelmlf.outcome"] == "completed"
@@ -82,24 +86,29 @@ def test_a_run_logs_everything_the_contract_lists(store: mlflow.MlflowClient) ->
 
 
 def test_a_missed_target_is_an_outcome_and_never_a_time(store: mlflow.MlflowClient) -> None:
-    one_run(make_config(epochs=1, target_accuracy=1.0), MlflowTracker())
+    one_run(make_config(epochs=1, target_accuracy=1.0), MlflowTracker(open_store()))
     run = last_run(store)
     assert (run.info.status, run.data.tags["accelmlf.outcome"]) == ("FINISHED", "target_not_reached")
     assert run.data.metrics["reached_target"] == 0
     assert not AT_TARGET & set(run.data.metrics)
 
 
-def test_an_epoch_is_one_call(store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    log_batch = mlflow.MlflowClient.log_batch
+class Counting(mlflow.MlflowClient):
+    """The real client, which notes how many metrics each of its batches has."""
 
-    def counted(self: mlflow.MlflowClient, run_id: str, **batch: Any) -> None:
-        calls.append(len(batch.get("metrics", ())))
-        log_batch(self, run_id, **batch)
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.metrics: list[int] = []
 
-    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
-    one_run(make_config(epochs=3, target_accuracy=1.0), MlflowTracker())
-    assert calls == [0, *[len(PER_EPOCH)] * 3, len(FINAL)]
+    def log_batch(self, run_id: str, **batch: Any) -> None:  # type: ignore[override]
+        self.metrics.append(len(batch.get("metrics", ())))
+        super().log_batch(run_id, **batch)
+
+
+def test_an_epoch_is_one_call(store: mlflow.MlflowClient) -> None:
+    counting = Counting(store.tracking_uri)
+    one_run(make_config(epochs=3, target_accuracy=1.0), MlflowTracker(Store(counting)))
+    assert counting.metrics == [0, *[len(PER_EPOCH)] * 3, len(FINAL)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,7 @@ def test_an_error_closes_the_run_with_its_outcome(
 ) -> None:
     config = make_config(**settings) if "learning_rate" not in settings else diverging_config()
     with pytest.raises(AccelmlfError) as error:
-        one_run(config, MlflowTracker())
+        one_run(config, MlflowTracker(open_store()))
     assert error.value.exit_code == code
     run = last_run(store)
     assert (run.info.status, run.data.tags["accelmlf.outcome"]) == ("FAILED", outcome)
@@ -134,78 +143,132 @@ def test_memory_that_runs_out_is_an_outcome(store: mlflow.MlflowClient, monkeypa
 
     monkeypatch.setattr("accelmlf.run.one_run.warm_up", exhausted)
     with pytest.raises(AccelmlfError, match="smaller batch_size") as error:
-        one_run(make_config(), MlflowTracker())
+        one_run(make_config(), MlflowTracker(open_store()))
     assert error.value.exit_code == 7
     assert last_run(store).data.tags["accelmlf.outcome"] == "out_of_memory"
 
 
 def test_saved_weights_start_another_run_where_the_first_ended(store: mlflow.MlflowClient) -> None:
-    one_run(make_config(epochs=2), MlflowTracker())
+    one_run(make_config(epochs=2), MlflowTracker(open_store()))
     weights = f"runs:/{last_run(store).info.run_id}"
-    saved = load_file(MlflowTracker().local_weights(weights))
-    loaded = build_model("tiny", MlflowTracker().local_weights(weights), num_classes=10, image_size=8).state_dict()
+    file = MlflowTracker(open_store()).local_weights(weights)
+    saved = load_file(file)
+    loaded = build_model("tiny", file, num_classes=10, image_size=8).state_dict()
     fresh = build_model("tiny", "random", num_classes=10, image_size=8).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in saved.items())
     assert not torch.equal(fresh["conv.weight"], saved["conv.weight"])
     first_loss = store.get_metric_history(last_run(store).info.run_id, "train/loss")[0].value
-    one_run(make_config(epochs=1, weights=weights), MlflowTracker())
+    one_run(make_config(epochs=1, weights=weights), MlflowTracker(open_store()))
     assert store.get_metric_history(last_run(store).info.run_id, "train/loss")[0].value < first_loss
 
 
 def test_weights_that_were_not_saved_are_an_error(store: mlflow.MlflowClient) -> None:
-    one_run(make_config(epochs=1, save_model=False), MlflowTracker())
+    one_run(make_config(epochs=1, save_model=False), MlflowTracker(open_store()))
     run = last_run(store)
     assert "model.safetensors" not in {item.path for item in store.list_artifacts(run.info.run_id)}
     with pytest.raises(DataError, match="save_model=true"):
-        one_run(make_config(weights=f"runs:/{run.info.run_id}"), MlflowTracker())
+        one_run(make_config(weights=f"runs:/{run.info.run_id}"), MlflowTracker(open_store()))
 
 
 def test_the_memory_tracker_sees_what_mlflow_sees(store: mlflow.MlflowClient) -> None:
     memory = MemoryTracker()
     config = make_config(epochs=2)
     one_run(config, memory)
-    one_run(config, MlflowTracker())
+    one_run(config, MlflowTracker(open_store()))
     run = last_run(store)
     assert memory.config is not None and memory.summary is not None
     assert [e.train_loss for e in memory.epochs] == [
         point.value for point in store.get_metric_history(run.info.run_id, "train/loss")
     ]
     assert set(memory.artifacts) == ARTIFACTS
-    assert memory.tags.keys() <= run.data.tags.keys()
+    assert {PREFIX + name for name in memory.tags} <= run.data.tags.keys()
 
 
-def test_runs_that_start_together_on_a_fresh_store_all_succeed(tmp_path: Path) -> None:
-    script = "from accelmlf.tracking import MlflowTracker\nwith MlflowTracker().run(): pass"
-    uri = f"sqlite:///{tmp_path / 'fresh.db'}"
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, errors
-    client = mlflow.MlflowClient(uri)
-    (experiment,) = [e for e in client.search_experiments() if e.name == "accelmlf"]
-    assert len(client.search_runs([experiment.experiment_id])) == 4
+class NoMoreTags(mlflow.MlflowClient):
+    """The real client of a store that takes no single tag."""
 
-
-def test_a_run_whose_tags_cannot_be_written_does_not_end_as_finished(
-    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object) -> None:
+    def set_tag(self, *_: Any) -> None:
         raise mlflow.MlflowException("no more tags")
 
-    def fails() -> None:
-        with MlflowTracker().run():
-            monkeypatch.setattr(mlflow.MlflowClient, "set_tag", refused)
-            raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        fails()
-    assert mlflow.active_run() is None
+def test_a_run_whose_tags_cannot_be_written_does_not_end_as_finished(store: mlflow.MlflowClient) -> None:
+    with pytest.raises(ZeroDivisionError), MlflowTracker(Store(NoMoreTags(store.tracking_uri))).run():
+        raise ZeroDivisionError
     assert last_run(store).info.status == "FAILED"
+
+
+# --- the run that is opened ---
+
+
+def test_a_new_run_says_who_has_started_what_and_is_named_by_mlflow(store: mlflow.MlflowClient) -> None:
+    expected = resolve_tags()
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} <= expected.keys()
+    with MlflowTracker(open_store()).run() as run:
+        own = store.get_run(run.run_id)
+        assert own.info.status == "RUNNING"
+    assert {name: own.data.tags.get(name) for name in expected} == expected
+    assert re.fullmatch(MADE_UP_NAME, own.info.run_name or "")
+    assert mlflow.active_run() is None
+
+
+def test_the_run_of_mlflow_run_is_gone_on_with_once(
+    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = store.create_run("0", run_name="my own name").info.run_id
+    store.set_terminated(given, "FAILED")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    with MlflowTracker(open_store()).run() as run:
+        assert (run.run_id, run.experiment_id) == (given, "0")
+        assert store.get_run(given).info.status == "RUNNING"
+        assert "MLFLOW_RUN_ID" not in os.environ
+    with MlflowTracker(open_store()).run() as next_one:
+        assert next_one.run_id != given
+    ended = store.get_run(given)
+    assert (ended.info.status, ended.data.tags["accelmlf.outcome"]) == ("FINISHED", "completed")
+    assert ended.info.run_name == "my own name"
+
+
+def test_a_run_that_is_named_by_its_id_comes_before_that_of_mlflow_run(
+    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, own = (store.create_run("0").info.run_id for _ in range(2))
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    with MlflowTracker(open_store(), own).run() as run:
+        assert run.run_id == own
+    assert os.environ["MLFLOW_RUN_ID"] == given
+    store.set_terminated(given)
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_run_that_cannot_be_gone_on_with_is_an_error_of_the_store(
+    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
+) -> None:
+    run_id = store.create_run("0").info.run_id if is_deleted else "0" * 32
+    if is_deleted:
+        store.delete_run(run_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with pytest.raises(TrackingError, match="tracking="), MlflowTracker(open_store()).run():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "status"),
+    [("completed", None, "FINISHED"), ("failed", "epochs=x: not a whole number", "FAILED")],
+)
+def test_the_run_of_a_command_that_ended_before_it_began_is_closed(
+    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, outcome: str, error: str | None, status: str
+) -> None:
+    given = store.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    close_inherited_run(outcome, error)
+    run = store.get_run(given)
+    assert (run.info.status, run.data.tags["accelmlf.outcome"]) == (status, outcome)
+    assert run.data.tags.get("accelmlf.error") == error
+    close_inherited_run("failed", "once more")  # nothing is left to close
+    assert store.get_run(given).data.tags["accelmlf.outcome"] == outcome
+
+
+# --- a server ---
 
 
 @pytest.fixture(scope="module")
@@ -246,23 +309,10 @@ def test_a_run_is_tracked_over_http(server: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(server)
-    one_run(make_config(epochs=2, target_accuracy=0.01), MlflowTracker())
+    one_run(make_config(epochs=2, target_accuracy=0.01), MlflowTracker(open_store()))
     client = mlflow.MlflowClient(server)
     run = last_run(client)
     assert (run.info.status, run.data.tags["accelmlf.outcome"]) == ("FINISHED", "completed")
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == ARTIFACTS
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 2
     assert not (tmp_path / "mlflow.db").exists()
-
-
-def test_a_server_that_is_not_there_is_one_error_in_seconds_without_its_password(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    mlflow.set_tracking_uri("http://user:canary@127.0.0.1:9")
-    started = time.monotonic()
-    with pytest.raises(TrackingError) as error:
-        one_run(make_config(epochs=1), MlflowTracker())
-    assert time.monotonic() - started < 15
-    assert error.value.exit_code == 8
-    assert "canary" not in str(error.value)
-    assert "127.0.0.1:9" in str(error.value)

@@ -1,0 +1,97 @@
+"""The settings of an ablation, and what was typed."""
+
+import pytest
+
+from accelmlf.ablation.designs import COMBINING, DESIGNS
+from accelmlf.ablation.factors import ACCUMULATION, NUMBER_FACTORS, SAME_EFFECTIVE_BATCH
+from accelmlf.ablation.settings import DEFAULT_FACTORS, SET_BY_ABLATION, TUNED, AblateConfig
+from accelmlf.errors import ConfigError
+from accelmlf.settings.fields import field_help, parse_setting, settable_fields
+from accelmlf.settings.recipes import RECIPES
+from accelmlf.settings.run import RunConfig
+from accelmlf.techniques.catalogue import TECHNIQUES
+
+FIELDS = settable_fields(AblateConfig)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_of_an_ablation_has_a_help_text_and_a_default_to_show(name: str) -> None:
+    assert field_help(AblateConfig)[name].endswith(".")
+    shown = parse_setting(name, FIELDS[name].metadata["default_text"], AblateConfig)
+    assert shown == (FIELDS[name].default or DEFAULT_FACTORS)
+
+
+def test_no_setting_of_an_ablation_is_also_one_of_its_runs() -> None:
+    assert not FIELDS.keys() & settable_fields(RunConfig).keys()
+    assert SET_BY_ABLATION.keys() <= settable_fields(RunConfig).keys()
+    assert {text.partition("=")[0] for text in SET_BY_ABLATION.values()} <= FIELDS.keys()
+
+
+def test_the_choices_of_a_design_are_the_table() -> None:
+    assert FIELDS["design"].metadata["choices"] == tuple(DESIGNS)
+    assert set(COMBINING) < set(DESIGNS)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, ("accumulation", "amp", "pin_memory")),
+        ("amp", ("amp",)),
+        (" amp:bf16 , workers:2", ("amp:bf16", "workers:2")),
+        ("accumulation,accumulation:same_effective_batch", (ACCUMULATION, SAME_EFFECTIVE_BATCH)),
+    ],
+)
+def test_factors_are_the_words_that_were_typed(text: str | None, words: tuple[str, ...]) -> None:
+    assert AblateConfig(factors=text).factor_words() == words
+
+
+def test_without_a_word_the_factors_are_those_of_the_paper() -> None:
+    words = AblateConfig().factor_words()
+    assert set(words) <= {*TECHNIQUES, *NUMBER_FACTORS}
+    for recipe in RECIPES.values():
+        assert {ACCUMULATION, *recipe.tuned.techniques.labels} == set(words)
+
+
+@pytest.mark.parametrize("text", ["amp,amp", "amp,workers, amp", "accumulation,amp,accumulation"])
+def test_a_factor_that_is_there_twice_is_refused_by_name(text: str) -> None:
+    twice = text.split(",", maxsplit=1)[0]
+    with pytest.raises(ConfigError) as caught:
+        AblateConfig(factors=text).factor_words()
+    assert str(caught.value) == f"factors={' '.join(text.split())}: {twice} is there twice. Name each factor once"
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", [",", "amp,,workers,", ",,amp"])
+def test_a_factor_without_a_name_is_not_said_to_be_there_twice(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^factors=") as caught:
+        AblateConfig(factors=text).factor_words()
+    assert caught.value.rule.split()[:2] != ["is", "there"]
+
+
+def test_a_preset_has_factors_of_its_own() -> None:
+    assert AblateConfig(design="preset").factor_words() == (TUNED,)
+    with pytest.raises(ConfigError) as caught:
+        AblateConfig(design="preset", factors="amp")
+    assert str(caught.value) == (
+        "factors=amp: the preset's factors are those of the recipe. Leave factors out, or choose another design"
+    )
+    for other in DESIGNS.keys() - {"preset"}:  # the control
+        assert AblateConfig(design=other, factors="amp").factor_words() == ("amp",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("design", "factoral", "design=factoral: unknown design. Did you mean factorial?"),
+        ("design", "", "design=: unknown design. Known: one_at_a_time, leave_one_out, factorial, preset"),
+        ("repeats", "0", "repeats=0: outside its range. Give a whole number of at least 1 up to 100"),
+        ("repeats", "101", "repeats=101: outside its range. Give a whole number of at least 1 up to 100"),
+        ("repeats", "2.5", "repeats=2.5: not a whole number. Give a whole number of at least 1 up to 100"),
+        ("factors", " ", "factors=: empty. Leave factors out for its default"),
+        ("factor", "amp", "factor=amp: there is no such setting. Did you mean factors?"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(name: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_setting(name, text, AblateConfig)
+    assert str(caught.value) == message
