@@ -13,6 +13,7 @@ from accelmlf.machine import signals
 from accelmlf.report.settings import ReportConfig
 from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
 from accelmlf.settings.recipes import model_names, resolve
+from accelmlf.tracking.settings import UiConfig
 
 Given = Mapping[str, Any]
 
@@ -28,6 +29,8 @@ class EntryPoint:
     """Its own settings, beside those of runs."""
     takes_runs: bool = True
     """Whether it takes the settings of runs."""
+    in_project: bool = True
+    """Whether MLproject has it: what makes a run can be started by MLflow."""
     set_by_itself: Mapping[str, str] = field(default_factory=dict)
     """Settings of runs that it sets, and what to give instead."""
     defaults: Given = field(default_factory=dict)
@@ -66,6 +69,12 @@ def report(settings: ReportConfig, _: Given, __: bool) -> None:
     run_report(settings)
 
 
+def ui(settings: UiConfig, _: Given, __: bool) -> None:
+    with signals.held():
+        from accelmlf.tracking.ui import run_ui
+    run_ui(settings)
+
+
 FIRST_MODEL = {"model": model_names()[0]}
 ENTRY_POINTS = {
     "main": EntryPoint(does="Train the model that --model names.", start=train),
@@ -97,5 +106,12 @@ ENTRY_POINTS = {
         start=report,
         record=ReportConfig,
         takes_runs=False,
+    ),
+    "ui": EntryPoint(
+        does="Serve the MLflow UI on the local store, and print the link that opens this project's charts.",
+        start=ui,
+        record=UiConfig,
+        takes_runs=False,
+        in_project=False,
     ),
 }

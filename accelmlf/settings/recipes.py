@@ -1,6 +1,6 @@
 """The table: model x data set -> settings, target and tuned preset, and how a run's settings follow from it.
 
-Values for CIFAR are those of the paper's public code (arXiv 2312.10024), corrected as the README lists.
+Values for CIFAR are those of the paper's public code (arXiv 2312.10024), corrected as docs/paper.md lists.
 Standard library only.
 """
 
@@ -178,13 +178,17 @@ def recipe_for(model: str, dataset: str, weights: str | None = None) -> Recipe:
     """The row for a model and data set; without `weights`, the row the paper starts from.
 
     A start that has no row of its own (an ImageNet ResNet50, say) uses the other row of that model and data.
+
+    Raises:
+        ConfigError: a model or data set that no row has, or no row that has both.
     """
     data = "cifar10" if dataset in DATASETS_LIKE_CIFAR10 else dataset
     rows = {start: recipe for (m, d, start), recipe in RECIPES.items() if (m, d) == (model, data)}
     if not rows:
         pick(dict.fromkeys(model_names()), model, "model")
-        known = {data for _, data, _ in RECIPES}
-        pick(dict.fromkeys((*sorted(known), *DATASETS_LIKE_CIFAR10)), dataset, "dataset")
+        pick(dict.fromkeys((*(d for _, d, _ in RECIPES), *DATASETS_LIKE_CIFAR10)), dataset, "dataset")
+        others = dict.fromkeys(d for m, d, _ in RECIPES if m == model)
+        raise ConfigError("dataset", dataset, f"there is no recipe of {model} for it", f"Use {' or '.join(others)}")
     preferred = "random" if weights == "random" else "pretrained"
     return rows.get(preferred) or next(iter(rows.values()))
 

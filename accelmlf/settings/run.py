@@ -15,7 +15,7 @@ class RunConfig:
     """Every resolved setting of one run. `recipes.resolve` makes it from what the user gave."""
 
     model: str = setting(default_text="resnet50")
-    """The network to train: resnet50, efficientnet_b0 or vit."""
+    """The network to train."""
     dataset: str = setting("digits")
     """digits (embedded, no download), cifar10, cifar100, or folder (your own pictures)."""
     data_dir: str = setting("data")

@@ -51,7 +51,7 @@ class Store:
             if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
                 experiment_id: str = self.client.get_experiment(given).experiment_id
                 return experiment_id
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+            name = experiment_name()
             if (found := self.client.get_experiment_by_name(name)) is None:
                 try:
                     created: str = self.client.create_experiment(name)
@@ -60,6 +60,9 @@ class Store:
                     found = self.client.get_experiment_by_name(name)
                     if found is None:
                         raise
+            if found.lifecycle_stage != "active":
+                remedy = f"To restore it: mlflow experiments restore -x {found.experiment_id}"
+                raise TrackingError("MLFLOW_EXPERIMENT_NAME", name, "that experiment was deleted", remedy)
             found_id: str = found.experiment_id
             return found_id
 
@@ -115,6 +118,17 @@ def tracking_uri() -> str:
     return uri
 
 
+def experiment_name() -> str:
+    """What the experiment that runs go to is called."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite store; None for any other."""
+    match = re.match(r"sqlite:///([^?]+)", uri)
+    return Path(match[1]) if match else None
+
+
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Whatever the store at `uri` raises inside, as one error that names it (without its password).
@@ -143,10 +157,20 @@ def _tracking_error(uri: str, error: Exception) -> TrackingError:
 def prepare_store(uri: str) -> mlflow.MlflowClient:
     """The client of a store. A fresh sqlite file gets its tables, one process at a time: those that race die."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    match = re.match(r"sqlite:///([^?]+)", uri)
-    path = Path(match[1]) if match else None
+    path = sqlite_file(uri)
     with nullcontext() if path is None else locked(path.with_name(path.name + ".lock")):
-        return mlflow.MlflowClient(uri)  # which makes the tables
+        if path is not None and not path.exists():
+            # Under another name until it is complete: a half-made database would be refused for ever.
+            draft = path.with_name(path.name + ".new")
+            draft.unlink(missing_ok=True)
+            client_of(uri.replace(str(path), str(draft), 1))
+            draft.replace(path)
+        return client_of(uri)
+
+
+def client_of(uri: str) -> mlflow.MlflowClient:
+    """MLflow's client of a store; a sqlite file gets its tables."""
+    return mlflow.MlflowClient(uri)
 
 
 def open_store() -> Store:

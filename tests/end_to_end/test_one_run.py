@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from accelmlf.models.families import MODELS
+from accelmlf.settings.fields import settable_fields
+from accelmlf.settings.run import RunConfig
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["train_images=200", "epochs=1", "device=cpu"]
@@ -48,7 +50,8 @@ def runs_of(store_uri: str, artifacts: Path) -> list[mlflow.entities.Run]:
 
 
 def test_mlflow_run_trains_a_real_resnet50_and_tracks_it(store: object, store_uri: str, tmp_path: Path) -> None:
-    command = mlflow_run(store_uri, tmp_path, "tuned=true", *QUICK)
+    folder = "a folder's name"
+    command = mlflow_run(store_uri, tmp_path, "tuned=true", f"data_dir={folder}", *QUICK)
     asked = {"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1"}
     ended = subprocess.run(command, env=environment(store_uri) | asked, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -59,6 +62,8 @@ def test_mlflow_run_trains_a_real_resnet50_and_tracks_it(store: object, store_ur
     (run,) = runs_of(store_uri, tmp_path)
     assert run.info.status == "FINISHED"
     assert run.data.params["tuned"] == "true"
+    assert set(run.data.params) == set(settable_fields(RunConfig))  # whether or not it was given
+    assert run.data.tags["accelmlf.config.data_dir"] == folder
     assert run.data.tags["accelmlf.arm"] == "tuned_partial"
     assert run.data.tags["accelmlf.config.techniques"] == "amp:bf16"
     assert run.data.tags["accelmlf.skipped_techniques"] == "pin_memory"
@@ -66,7 +71,7 @@ def test_mlflow_run_trains_a_real_resnet50_and_tracks_it(store: object, store_ur
     assert "system/cpu_utilization_percentage" in run.data.metrics
 
     # The same settings without mlflow run resolve to the same tags.
-    plain = [sys.executable, "-m", "accelmlf", "main", "--model", "resnet50", "--tuned", "YES"]
+    plain = [sys.executable, "-m", "accelmlf", "main", "--model", "resnet50", "--tuned", "YES", "--data_dir", folder]
     plain += [part for setting in QUICK for part in ("--" + setting.split("=")[0], setting.split("=")[1])]
     with_name = environment(store_uri) | {"MLFLOW_EXPERIMENT_NAME": f"e2e-{tmp_path.name}"}
     subprocess.run(plain, env=with_name, cwd=tmp_path, check=True, capture_output=True)

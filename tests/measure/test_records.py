@@ -1,6 +1,8 @@
 """The final figures of a run: means per epoch, peaks, and nothing that was not captured."""
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +123,16 @@ def test_every_figure_is_a_number_under_a_name_without_a_prefix() -> None:
     for name, value in summary().as_metrics().items():
         assert "/" not in name
         assert isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def test_the_page_of_records_names_every_figure() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
+    epoch = dataclasses.replace(make_epoch(1, 0.9, 10.0), cost=TOTAL, skipped_steps=0)
+    phase = rf"(time/|mean_)({'|'.join([*PHASES, 'other'])})_s"
+    figures = {re.sub(phase, r"\1<phase>_s", name) for name in (*epoch.as_metrics(), *summary().as_metrics())}
+    assert {"time/<phase>_s", "mean_<phase>_s", "train/loss", "wall_s"} <= figures
+    assert figures <= set(re.findall(r"`([^`\s]+)`", page))
+    assert set(PHASES) <= set(re.findall(r"\w+", page))
 
 
 def test_all_that_ablations_compare_is_recorded() -> None:

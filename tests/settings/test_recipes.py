@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from accelmlf.data.datasets import DATASETS
 from accelmlf.errors import ConfigError
 from accelmlf.models.families import MODELS
 from accelmlf.run.optimization import OPTIMIZERS, SCHEDULES
-from accelmlf.settings.fields import parse_setting, settable_fields
+from accelmlf.settings.fields import field_help, parse_setting, settable_fields
 from accelmlf.settings.recipes import (
     DATASETS_LIKE_CIFAR10,
     RECIPES,
@@ -29,6 +30,10 @@ Row = tuple[str, str, str]
 def test_models_and_data_sets_with_a_recipe_are_those_that_there_are() -> None:
     assert model_names() == list(MODELS)
     assert {data for _, data, _ in RECIPES} | set(DATASETS_LIKE_CIFAR10) == set(DATASETS)
+
+
+def test_the_help_names_every_data_set() -> None:
+    assert set(DATASETS) <= set(re.findall(r"\w+", field_help(RunConfig)["dataset"]))
 
 
 @pytest.mark.parametrize(("name", "typed"), [("model", "resnet5"), ("dataset", "cifar"), ("dataset", "foldr")])
@@ -146,3 +151,10 @@ def test_a_run_without_a_known_model_and_dataset_is_refused(given: dict[str, str
     with pytest.raises(ConfigError) as caught:
         resolve(given)
     assert caught.value.setting == setting
+
+
+def test_a_model_without_a_recipe_for_a_data_set_is_told_those_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, ("vit", "stripes", "random"), RECIPES["vit", "digits", "random"])
+    assert resolve({"model": "vit", "dataset": "stripes"}).dataset == "stripes"
+    with pytest.raises(ConfigError, match=r"dataset=stripes: there is no recipe of resnet50 for it\. Use digits or "):
+        resolve({"model": "resnet50", "dataset": "stripes"})

@@ -1,0 +1,122 @@
+"""The UI: a real server on a real store, its link, and what is left when it was told to end."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from accelmlf.errors import AccelmlfError, ConfigError, TrackingError
+from accelmlf.tracking.settings import UiConfig
+from accelmlf.tracking.store import open_store
+from accelmlf.tracking.ui import FIRST_PORT, free_port, local_experiment, run_ui
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """A port that something else has."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+@pytest.fixture
+def new_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a store that is not there yet."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_serves_the_charts_until_it_is_told_to_end_and_leaves_no_process(new_store: Path, number: int) -> None:
+    experiment_id = open_store().own_experiment()
+    command = [sys.executable, "-m", "accelmlf", "ui"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=new_store, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    link = next(line for line in process.stdout if line.startswith("Charts: ")).removeprefix("Charts: ").strip()
+    address = re.match(r"http://127\.0\.0\.1:\d+", link)
+    assert address and f"/#/experiments/{experiment_id}/runs?" in link and "compareRunsMode=CHART" in link
+    with urlopen(address[0], timeout=10) as page:
+        assert b"<title>MLflow</title>" in page.read()
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def refused(config: UiConfig | None = None) -> AccelmlfError:
+    with pytest.raises(AccelmlfError) as refusal:
+        run_ui(config or UiConfig())
+    return refusal.value
+
+
+def test_without_anything_tracked_it_says_what_to_do_first_and_makes_nothing(new_store: Path) -> None:
+    error = refused()
+    assert isinstance(error, TrackingError) and "First: scripts/run -e resnet50 -P tuned=true" in str(error)
+    assert list(new_store.iterdir()) == []
+    open_store()  # a store that has other experiments
+    assert "there is no such experiment" in str(refused())
+    open_store().own_experiment()
+    assert local_experiment()  # the control
+
+
+def test_a_store_that_is_somewhere_else_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    error = refused()
+    assert isinstance(error, ConfigError) and "Open the address of that server" in str(error)
+    assert "secret" not in str(error)
+
+
+def test_a_port_that_is_taken_is_refused_or_passed_over(new_store: Path) -> None:
+    open_store().own_experiment()
+    with listening() as port:
+        assert str(refused(UiConfig(port=port))).startswith(f"port={port}: something else listens there")
+    assert free_port(port) == port  # the control: it is free again
+    assert free_port(None) >= FIRST_PORT
+
+
+@pytest.mark.slow
+def test_runs_of_mlflow_that_start_together_find_the_store_made(new_store: Path) -> None:
+    command = [sys.executable, "-m", "accelmlf.tracking.project", "-e", "nowhere"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(command, cwd=new_store, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert all(process.returncode for process in processes)  # there is no project in that folder
+    assert not [text for text in errors if "alembic" in text or "already exists" in text], errors
+    assert list(open_store().experiments().values()).count("accelmlf") == 1
+    assert not list(new_store.glob("*.new"))
+
+
+@pytest.mark.slow
+def test_a_start_that_was_killed_while_it_made_the_store_leaves_no_half_made_one(new_store: Path) -> None:
+    script = "from accelmlf.tracking.store import open_store; open_store()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=new_store, env=environment)
+    draft, store = new_store / "mlflow.db.new", new_store / "mlflow.db"
+    deadline_s = time.monotonic() + 60
+    while not draft.exists() and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert draft.exists() and not store.exists()
+    assert open_store().own_experiment()
+    assert store.exists() and not draft.exists()
