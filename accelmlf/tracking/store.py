@@ -17,6 +17,7 @@ from accelmlf.machine.processes import locked
 from accelmlf.tracking.stored_runs import StoredRun, of_study
 
 EXPERIMENT = "accelmlf"
+LOCAL_STORE = "sqlite:///mlflow.db"
 PAGE = 1000
 """Runs per answer to a search."""
 MLFLOW_VARIABLES = {
@@ -51,20 +52,28 @@ class Store:
             if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
                 experiment_id: str = self.client.get_experiment(given).experiment_id
                 return experiment_id
-            name = experiment_name()
-            if (found := self.client.get_experiment_by_name(name)) is None:
+            if (found := self.find_experiment(name := experiment_name())) is None:
                 try:
-                    created: str = self.client.create_experiment(name)
-                    return created
+                    found = self.client.create_experiment(name)
                 except MlflowException:  # another process was faster
-                    found = self.client.get_experiment_by_name(name)
-                    if found is None:
+                    if (found := self.find_experiment(name)) is None:
                         raise
-            if found.lifecycle_stage != "active":
-                remedy = f"To restore it: mlflow experiments restore -x {found.experiment_id}"
-                raise TrackingError("MLFLOW_EXPERIMENT_NAME", name, "that experiment was deleted", remedy)
-            found_id: str = found.experiment_id
-            return found_id
+            return found
+
+    def find_experiment(self, name: str) -> str | None:
+        """The id of an experiment; None where there is none of that name.
+
+        Raises:
+            TrackingError: it was deleted, and keeps its name.
+        """
+        with self.errors():
+            if (found := self.client.get_experiment_by_name(name)) is None:
+                return None
+        experiment_id: str = found.experiment_id
+        if found.lifecycle_stage != "active":
+            remedy = f"To restore it: MLFLOW_TRACKING_URI={self.uri} mlflow experiments restore -x {experiment_id}"
+            raise TrackingError("MLFLOW_EXPERIMENT_NAME", name, "that experiment was deleted", remedy)
+        return experiment_id
 
     def experiments(self) -> dict[str, str]:
         """Id -> name of all that are not deleted."""
@@ -113,8 +122,11 @@ class Store:
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked: MLFLOW_TRACKING_URI, or MLflow's default."""
-    uri: str = mlflow.get_tracking_uri()
+    """Where runs are tracked: MLFLOW_TRACKING_URI, or mlflow.db in this folder.
+
+    That is MLflow's default too, but as a path in which it quotes a space, and sqlite does not read the quotes.
+    """
+    uri: str = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else LOCAL_STORE
     return uri
 
 
