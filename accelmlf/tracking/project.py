@@ -15,10 +15,14 @@ from accelmlf.tracking.store import experiment_name, open_store
 def main(arguments: Sequence[str]) -> NoReturn:
     """Hand `arguments` to `mlflow run .`; what is wrong with the store is one line and its exit code."""
     try:
-        open_store().own_experiment()
+        store = open_store()
+        store.own_experiment()
     except AccelmlfError as error:
         print(f"accelmlf: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    os.environ["MLFLOW_TRACKING_URI"] = store.uri
     if not os.environ.get("MLFLOW_EXPERIMENT_ID"):
         os.environ["MLFLOW_EXPERIMENT_NAME"] = experiment_name()
     from mlflow.cli import cli

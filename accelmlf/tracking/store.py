@@ -17,6 +17,7 @@ from accelmlf.machine.processes import locked
 from accelmlf.tracking.stored_runs import StoredRun, of_study
 
 EXPERIMENT = "accelmlf"
+LOCAL_STORE = "sqlite:///mlflow.db"
 PAGE = 1000
 """Runs per answer to a search."""
 MLFLOW_VARIABLES = {
@@ -54,14 +55,21 @@ class Store:
         given, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{by}") for by in ("ID", "NAME"))
         with self.errors():
             found = self.client.get_experiment(given) if given else self._made(experiment_name())
-            if found.lifecycle_stage != "active":
-                remedy = f"To restore it: mlflow experiments restore -x {found.experiment_id}"
-                raise TrackingError("experiment", found.name, "that experiment was deleted", remedy)
             if name and found.name != name:
                 rule = f"that experiment is called {found.name}, and MLFLOW_EXPERIMENT_NAME says {name}"
                 raise ConfigError("MLFLOW_EXPERIMENT_ID", given, rule, "Set one of the two")
-            experiment_id: str = found.experiment_id
+            experiment_id: str = self._active(found).experiment_id
             return experiment_id
+
+    def find_experiment(self, name: str) -> str | None:
+        """The id of an experiment; None where there is none of that name.
+
+        Raises:
+            TrackingError: it was deleted, and keeps its name.
+        """
+        with self.errors():
+            found = self.client.get_experiment_by_name(name)
+            return None if found is None else self._active(found).experiment_id
 
     def _made(self, name: str) -> Experiment:
         """The experiment of that name, by this process or by another one."""
@@ -73,6 +81,15 @@ class Store:
             if found := self.client.get_experiment_by_name(name):
                 return found
             raise
+
+    def _active(self, found: Experiment) -> Experiment:
+        """The experiment, unless it was deleted: raises TrackingError."""
+        if found.lifecycle_stage != "active":
+            undo = f"MLFLOW_TRACKING_URI={self.uri} mlflow experiments restore -x {found.experiment_id}"
+            raise TrackingError(
+                "MLFLOW_EXPERIMENT_NAME", found.name, "that experiment was deleted", f"To restore it: {undo}"
+            )
+        return found
 
     def experiments(self) -> dict[str, str]:
         """Id -> name of all that are not deleted."""
@@ -121,8 +138,11 @@ class Store:
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked: MLFLOW_TRACKING_URI, or MLflow's default."""
-    uri: str = mlflow.get_tracking_uri()
+    """Where runs are tracked: MLFLOW_TRACKING_URI, or mlflow.db in this folder.
+
+    That is MLflow's default too, but as a path in which it quotes a space, and sqlite does not read the quotes.
+    """
+    uri: str = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else LOCAL_STORE
     return uri
 
 

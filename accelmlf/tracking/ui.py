@@ -8,9 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from urllib.error import URLError
-from urllib.request import urlopen
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 
 from accelmlf.errors import ConfigError, Interrupted, TrackingError
 from accelmlf.text import say
@@ -36,13 +35,12 @@ def run_ui(config: UiConfig) -> None:
     port = free_port(config.port)
     try:
         with server(port) as process:
-            while not is_healthy(port):
-                if process.poll() is not None:
-                    rule = f"the MLflow server on it ended with code {process.returncode}; its output is above"
-                    raise TrackingError("port", port, rule, "Try another port")
+            while process.poll() is None and not is_healthy(port):
                 time.sleep(POLL_S)
-            say(f"\nCharts: http://{HOST}:{port}{CHARTS.format(experiment_id)}\nCtrl-C ends the server.")
-            process.wait()
+            if process.poll() is None:
+                say(f"\nCharts: http://{HOST}:{port}{CHARTS.format(experiment_id)}\nCtrl-C ends the server.")
+            rule = f"the MLflow server on it ended with code {process.wait()}; its output is above"
+            raise TrackingError("port", port, rule, "Try another port")
     except Interrupted as ended:
         sys.exit(ended.exit_code)
 
@@ -54,11 +52,11 @@ def local_experiment() -> str:
     if file is None:
         rule = "only a sqlite file of this machine is shown here"
         raise ConfigError("MLFLOW_TRACKING_URI", uri, rule, "Open the address of that server")
-    experiments = {own: found for found, own in open_store().experiments().items()} if file.exists() else {}
-    if name not in experiments:
+    experiment_id = open_store().find_experiment(name) if file.exists() else None
+    if experiment_id is None:
         remedy = "First: scripts/run -e resnet50 -P tuned=true"
         raise TrackingError("MLFLOW_EXPERIMENT_NAME", name, f"there is no such experiment in {uri} yet", remedy)
-    return experiments[name]
+    return experiment_id
 
 
 def free_port(asked: int | None) -> int:
@@ -99,6 +97,8 @@ def server(port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def is_healthy(port: int) -> bool:
-    with suppress(URLError, OSError), urlopen(f"http://{HOST}:{port}/health", timeout=2):
-        return True
+    # Not by urllib, which would ask a proxy.
+    with suppress(OSError, HTTPException), closing(HTTPConnection(HOST, port, timeout=2)) as connection:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
     return False

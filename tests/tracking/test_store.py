@@ -215,6 +215,16 @@ def test_an_experiment_that_is_named_by_an_id_nobody_knows_is_an_error_of_the_st
         Store(store).own_experiment()
 
 
+def test_a_store_without_a_name_is_made_in_the_folder_whatever_that_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "two words, 100%41"
+    folder.mkdir()
+    script = "from accelmlf.tracking.store import open_store; open_store().own_experiment()"
+    environment = {name: text for name, text in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment["PYTHONPATH"] = str(ROOT)
+    subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, check=True)
+    assert (folder / "mlflow.db").stat().st_size > 0
+
+
 def test_runs_that_start_together_on_a_fresh_store_all_succeed(tmp_path: Path) -> None:
     script = "from accelmlf.tracking.store import open_store\n"
     script += "from accelmlf.tracking.tracker import MlflowTracker\nwith MlflowTracker(open_store()).run(): pass"

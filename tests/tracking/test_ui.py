@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+import mlflow
 import psutil
 import pytest
 
@@ -32,23 +33,40 @@ def listening() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
+def track_at(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)  # a test before may have done so, which counts more than the variable
+
+
 @pytest.fixture
 def new_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a store that is not there yet."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    track_at(f"sqlite:///{tmp_path / 'mlflow.db'}", monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def start_ui(folder: Path) -> tuple["subprocess.Popen[str]", str]:
+    """A process that serves, and the link that it has printed."""
+    # A proxy that is not there: what is asked of this machine does not go through one.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accelmlf", "ui"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, next(line for line in process.stdout if line.startswith("Charts: ")).split()[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_serves_the_charts_until_it_is_told_to_end_and_leaves_no_process(new_store: Path, number: int) -> None:
     experiment_id = open_store().own_experiment()
-    command = [sys.executable, "-m", "accelmlf", "ui"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=new_store, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    link = next(line for line in process.stdout if line.startswith("Charts: ")).removeprefix("Charts: ").strip()
+    process, link = start_ui(new_store)
     address = re.match(r"http://127\.0\.0\.1:\d+", link)
     assert address and f"/#/experiments/{experiment_id}/runs?" in link and "compareRunsMode=CHART" in link
     with urlopen(address[0], timeout=10) as page:
@@ -59,6 +77,18 @@ def test_it_serves_the_charts_until_it_is_told_to_end_and_leaves_no_process(new_
     assert process.wait(30) == 128 + number
     _, alive = psutil.wait_procs(children, timeout=10)
     assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.slow
+def test_a_server_that_ends_by_itself_is_an_error(new_store: Path) -> None:
+    open_store().own_experiment()
+    process, _ = start_ui(new_store)
+    for child in psutil.Process(process.pid).children():
+        child.kill()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 8
+    assert errors.splitlines()[-1].startswith("accelmlf: error: port=")
+    assert "the MLflow server on it ended with code -9" in errors
 
 
 def refused(config: UiConfig | None = None) -> AccelmlfError:
@@ -73,12 +103,14 @@ def test_without_anything_tracked_it_says_what_to_do_first_and_makes_nothing(new
     assert list(new_store.iterdir()) == []
     open_store()  # a store that has other experiments
     assert "there is no such experiment" in str(refused())
-    open_store().own_experiment()
-    assert local_experiment()  # the control
+    experiment_id = open_store().own_experiment()
+    assert local_experiment() == experiment_id  # the control
+    open_store().client.delete_experiment(experiment_id)
+    assert f"that experiment was deleted. To restore it: MLFLOW_TRACKING_URI=sqlite:///{new_store}" in str(refused())
 
 
 def test_a_store_that_is_somewhere_else_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    track_at("http://me:secret@127.0.0.1:9", monkeypatch)
     error = refused()
     assert isinstance(error, ConfigError) and "Open the address of that server" in str(error)
     assert "secret" not in str(error)
