@@ -24,7 +24,7 @@ def test_all_that_a_run_has_to_tell_is_kept_in_memory_and_nowhere_else(tmp_path:
     assert [epoch.epoch for epoch in tracker.epochs] == [1, 2]
     assert tracker.summary == summary
     assert {"config.json", "epochs.csv", "curves.png"} <= tracker.artifacts.keys()
-    assert {"accelmlf.arm", "accelmlf.skipped_techniques", "accelmlf.weights_source"} <= tracker.tags.keys()
+    assert {"arm", "skipped_techniques", "weights_source"} <= tracker.tags.keys()
     assert list(tmp_path.iterdir()) == []
 
 
