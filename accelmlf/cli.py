@@ -1,4 +1,4 @@
-"""The command line: one command per entry point of MLproject, its flags read off the records of settings."""
+"""The command line: one command per entry point of MLproject, its flags read off the settings class."""
 
 import os
 import re
@@ -86,17 +86,17 @@ def entry_points() -> click.Group:
 
 def command(name: str, entry: EntryPoint, settings: dict[str, Any]) -> click.Command:
     """The command of an entry point: its own settings, and those of its runs that it does not set itself."""
-    own = [] if entry.record is None else flags_of(entry.record)
+    own = [] if entry.settings_class is None else flags_of(entry.settings_class)
     of_runs = flags_of(RunConfig, without=tuple(entry.set_by_itself)) if entry.takes_runs else []
     options = own + of_runs + switches(*(() if entry.takes_runs else ("debug",)))
     return click.Command(name, params=options, callback=callback(entry), help=entry.does, context_settings=settings)
 
 
-def flags_of(record: type, without: Sequence[str] = ()) -> list[click.Parameter]:
-    """A flag for each setting of a record."""
+def flags_of(settings_class: type, without: Sequence[str] = ()) -> list[click.Parameter]:
+    """A flag for each setting of a class."""
     return [
-        flag(name, f"{field_help(record)[name]} [{field.metadata['default_text']}]", is_bool=field.type is bool)
-        for name, field in settable_fields(record).items()
+        flag(name, f"{field_help(settings_class)[name]} [{field.metadata['default_text']}]", is_bool=field.type is bool)
+        for name, field in settable_fields(settings_class).items()
         if name not in without
     ]
 
@@ -118,10 +118,10 @@ def callback(entry: EntryPoint) -> Callable[..., None]:
 
     def run(debug: str | None, dry_run: str | None = None, **texts: str | None) -> None:
         del debug  # exit_code reads it before anything can fail
-        names = () if entry.record is None else settable_fields(entry.record)
+        names = () if entry.settings_class is None else settable_fields(entry.settings_class)
         own = {name: text for name, text in texts.items() if name in names}
         of_runs = {name: text for name, text in texts.items() if name not in names}
-        settings = None if entry.record is None else entry.record(**parsed(own, entry.record))
+        settings = None if entry.settings_class is None else entry.settings_class(**parsed(own, entry.settings_class))
         entry.start(settings, {**entry.defaults, **parsed(of_runs, RunConfig)}, is_on(dry_run))
         if is_on(dry_run):
             close_inherited_run("completed")
@@ -129,9 +129,9 @@ def callback(entry: EntryPoint) -> Callable[..., None]:
     return run
 
 
-def parsed(texts: Mapping[str, str | None], record: type) -> dict[str, Any]:
+def parsed(texts: Mapping[str, str | None], settings_class: type) -> dict[str, Any]:
     """The settings that were given, as values."""
-    return {name: parse_setting(name, text, record) for name, text in texts.items() if text is not None}
+    return {name: parse_setting(name, text, settings_class) for name, text in texts.items() if text is not None}
 
 
 def is_on(text: str | None) -> bool:
@@ -146,7 +146,7 @@ def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
         if name in entry.set_by_itself:
             rule, remedy = f"{given[0]} sets it by itself", f"Give {entry.set_by_itself[name]}"
             return ConfigError(name, typed_value(name, given), rule, remedy)
-        own = () if entry.record is None else settable_fields(entry.record)
+        own = () if entry.settings_class is None else settable_fields(entry.settings_class)
         known = [*own, *(settable_fields(RunConfig) if entry.takes_runs else ()), *SWITCHES]
         return ConfigError(name, typed_value(name, given), "there is no such setting", suggest(name, known))
     name = next((token for token in given if not token.startswith("-")), "none")

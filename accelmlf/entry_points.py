@@ -24,8 +24,8 @@ class EntryPoint:
 
     does: str
     start: Callable[[Any, Given, bool], None]
-    """Called with its own settings (an instance of `record`, or None), those given for its runs, and dry_run."""
-    record: type | None = None
+    """Called with its own settings (or None), those given for its runs, and dry_run."""
+    settings_class: type | None = None
     """Its own settings, beside those of runs."""
     takes_runs: bool = True
     """Whether it takes the settings of runs."""
@@ -90,27 +90,27 @@ ENTRY_POINTS = {
     "tune": EntryPoint(
         does="Search for the settings that reach a target accuracy soonest, and confirm them with fresh seeds.",
         start=tune,
-        record=TuneConfig,
+        settings_class=TuneConfig,
         set_by_itself=SET_BY_SEARCH,
         defaults=FIRST_MODEL,
     ),
     "ablate": EntryPoint(
         does="Say what each technique is worth: arms that differ in nothing else, interleaved and repeated.",
         start=ablate,
-        record=AblateConfig,
+        settings_class=AblateConfig,
         set_by_itself=SET_BY_ABLATION,
         defaults=FIRST_MODEL,
     ),
     "report": EntryPoint(
         does="Write report.md and report.html of all that an experiment of the tracking store holds.",
         start=report,
-        record=ReportConfig,
+        settings_class=ReportConfig,
         takes_runs=False,
     ),
     "ui": EntryPoint(
         does="Serve the MLflow UI on the local store, and print the link that opens this project's charts.",
         start=ui,
-        record=UiConfig,
+        settings_class=UiConfig,
         takes_runs=False,
         in_project=False,
     ),

@@ -90,6 +90,7 @@ class Interrupted(BaseException):
         return f"interrupted by {signal.Signals(self.args[0]).name}"
 
 
+SMALLER_STEPS = "Use a smaller learning_rate, or amp:bf16 for amp:fp16"
 SMALLER_BATCH = "use a smaller batch_size with more accumulation_steps"
 MEMORY_SYMPTOMS = {  # patterns; the first that is found counts
     "unable to allocate shared memory": "use fewer workers (techniques=workers:1), or a larger /dev/shm",

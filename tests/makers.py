@@ -1,6 +1,8 @@
 """Small real things to train: a tiny network as a row of MODELS, pictures that can be learned, a whole workload."""
 
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +14,12 @@ from accelmlf.models.families import MODELS, ModelFamily
 from accelmlf.run.loop import train_epochs
 from accelmlf.run.plan import settle
 from accelmlf.run.workload import Workload, prepare
-from accelmlf.settings.recipes import resolve
+from accelmlf.settings.recipes import RECIPES, resolve
 from accelmlf.settings.run import RunConfig
 
 CLASSES = 3
+TINY_RECIPE = replace(RECIPES["resnet50", "digits", "random"], augmentation="crop_flip")
+TINY_ROWS = {("tiny", dataset, "random"): TINY_RECIPE for dataset in ("digits", "cifar10")}
 
 
 class TinyNet(nn.Module):
@@ -54,15 +58,14 @@ def make_pictures(count: int, *, side: int = 8, seed: int = 0) -> ArraySource:
 
 def make_splits(train: int = 71, *, side: int = 8) -> Splits:
     train_set, validation, test = (make_pictures(n, side=side, seed=seed) for seed, n in enumerate((train, 20, 21)))
-    return Splits(train_set, validation, test, class_names=("red", "green", "blue"), digest="test")
+    return Splits(train_set, validation, test, class_names=("red", "green", "blue"), digest="test", source="makers")
 
 
 def make_config(**settings: Any) -> RunConfig:
     """A complete configuration of the tiny network from settings as a user would give them."""
-    base = {"dataset": "digits", "epochs": 3, "batch_size": 16, "learning_rate": 0.01, "device": "cpu"}
-    config = resolve({"model": "resnet50", **base, **settings})
-    fields = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__}
-    return RunConfig(**(fields | {"model": "tiny", "augmentation": "crop_flip"}))
+    base = {"model": "tiny", "epochs": 3, "batch_size": 16, "learning_rate": 0.01, "device": "cpu"}
+    with patch.dict(RECIPES, TINY_ROWS):
+        return resolve({**base, **settings})
 
 
 def make_work(config: RunConfig, splits: Splits | None = None) -> Workload:

@@ -29,7 +29,7 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 def settings_of(entry_point: str) -> set[str]:
     entry = ENTRY_POINTS[entry_point]
     of_runs = set(settable_fields(RunConfig)) - set(entry.set_by_itself) if entry.takes_runs else set()
-    return of_runs | (set() if entry.record is None else set(settable_fields(entry.record)))
+    return of_runs | (set() if entry.settings_class is None else set(settable_fields(entry.settings_class)))
 
 
 def test_every_model_has_an_entry_point() -> None:
@@ -54,7 +54,7 @@ def test_mlproject_declares_what_the_command_line_has(entry_point: str) -> None:
 def test_the_defaults_of_mlproject_are_those_of_the_configuration(entry_point: str) -> None:
     declared = {name: spec["default"] for name, spec in PROJECT[entry_point].get("parameters", {}).items()}
     entry = ENTRY_POINTS[entry_point]
-    own_fields = {} if entry.record is None else settable_fields(entry.record)
+    own_fields = {} if entry.settings_class is None else settable_fields(entry.settings_class)
     own = {name: as_text(field.default) for name, field in own_fields.items()}
     texts = resolve({"model": "resnet50", **entry.defaults}).as_texts() | own
     assert declared == {name: texts[name] for name in declared}

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES)}
 README, CONTRIBUTING, PARAMETERS = (TEXTS[name] for name in ("README.md", "CONTRIBUTING.md", "docs/parameters.md"))
-RECORDS = (RunConfig, *(entry.record for entry in ENTRY_POINTS.values() if entry.record is not None))
+SETTINGS_CLASSES = (RunConfig, *filter(None, (entry.settings_class for entry in ENTRY_POINTS.values())))
 EACH_TEXT = pytest.mark.parametrize("name", TEXTS)
 
 
@@ -35,10 +35,13 @@ def anchors(text: str) -> set[str]:
 # what the tables have
 
 
-@pytest.mark.parametrize(("record", "name"), [(record, name) for record in RECORDS for name in settable_fields(record)])
-def test_the_page_of_parameters_gives_each_setting_with_its_default_and_help(record: type, name: str) -> None:
-    default = settable_fields(record)[name].metadata["default_text"]
-    assert f"| `{name}` | {default} | {field_help(record)[name]} |" in PARAMETERS
+@pytest.mark.parametrize(
+    ("settings_class", "name"),
+    [(kind, name) for kind in SETTINGS_CLASSES for name in settable_fields(kind)],
+)
+def test_the_page_of_parameters_gives_each_setting_with_its_default_and_help(settings_class: type, name: str) -> None:
+    default = settable_fields(settings_class)[name].metadata["default_text"]
+    assert f"| `{name}` | {default} | {field_help(settings_class)[name]} |" in PARAMETERS
 
 
 @pytest.mark.parametrize("word", TECHNIQUES)

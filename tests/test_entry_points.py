@@ -14,7 +14,7 @@ from accelmlf.settings.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = pytest.mark.parametrize("name", ENTRY_POINTS)
-OWN = {name: entry.record for name, entry in ENTRY_POINTS.items() if entry.record is not None}
+OWN = {name: entry.settings_class for name, entry in ENTRY_POINTS.items() if entry.settings_class is not None}
 WITH_SETTINGS = pytest.mark.parametrize("name", OWN)
 HEAVY = ("torch", "torchvision", "timm", "transformers", "mlflow", "optuna", "matplotlib", "scipy", "sklearn", "numpy")
 

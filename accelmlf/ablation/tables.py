@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.effects import Effect
-from accelmlf.ablation.figures import Curves, draw_accuracy, draw_forest, draw_phases
+from accelmlf.ablation.plots import Curves, draw_accuracy, draw_forest, draw_phases
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import AblateConfig
 from accelmlf.many_runs.claims import marks_of_group

@@ -36,6 +36,8 @@ class PictureSets:
     test: Source
     class_names: tuple[str, ...]
     validation_fraction: float = 0.1
+    source: str | None = None
+    """Where the pictures are from, for the record of a run; None: from data_dir."""
 
 
 def stratified(labels: Tensor, size: int, setting: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -60,7 +62,8 @@ def digits(_: Path, __: int) -> PictureSets:
     pooled = ArraySource(grey.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels).long())
     test, train = stratified(pooled.labels, 360, "dataset")
     names = tuple(str(digit) for digit in range(10))
-    return PictureSets(pooled.subset(train), pooled.subset(test), names, validation_fraction=0.25)
+    parts = pooled.subset(train), pooled.subset(test)
+    return PictureSets(*parts, names, validation_fraction=0.25, source="scikit-learn load_digits")
 
 
 def cifar(kind: type[CIFAR10]) -> "DatasetLoader":

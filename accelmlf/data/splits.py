@@ -23,6 +23,8 @@ class Splits:
     test: Source
     class_names: tuple[str, ...]
     digest: str
+    source: str
+    """Where the pictures are from."""
 
     @property
     def num_classes(self) -> int:
@@ -70,4 +72,5 @@ def load_splits(
         refuse_if_too_large(needed_bytes)
         train, test = train.in_memory(), test.in_memory()
         held_out = test if validation == "test" else held_out.in_memory()
-    return Splits(train, held_out, test, pictures.class_names, digest.hexdigest()[:16])
+    source = pictures.source or str(Path(data_dir).resolve())
+    return Splits(train, held_out, test, pictures.class_names, digest.hexdigest()[:16], source)

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from accelmlf.errors import DivergedError
+from accelmlf.errors import SMALLER_STEPS, DivergedError
 from accelmlf.measure.clock import Clock, stamp_s
 from accelmlf.measure.cost import total_of
 from accelmlf.measure.quality import Quality
@@ -73,8 +73,7 @@ class RunClock:
             DivergedError: the loss on the test set is not finite.
         """
         if test is not None and not test.is_finite:
-            remedy = "Use a smaller learning_rate, or amp:bf16 for amp:fp16"
-            raise DivergedError("final_loss", test.loss, "the loss on the test set is not finite", remedy)
+            raise DivergedError("final_loss", test.loss, "the loss on the test set is not finite", SMALLER_STEPS)
         now_s, reached = stamp_s(self.clock), self.at_target
         return RunSummary(
             outcome=outcome or ("completed" if self.reached else "target_not_reached"),

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from accelmlf.data.batches import Batch, accumulate
 from accelmlf.data.loading import BatchLoader
-from accelmlf.errors import AccelmlfError, DivergedError
+from accelmlf.errors import SMALLER_STEPS, AccelmlfError, DivergedError
 from accelmlf.measure.clock import stamp_s
 from accelmlf.measure.cost import Cost
 from accelmlf.measure.quality import Quality
@@ -82,7 +82,7 @@ def train_epochs(
 
 def diverged(work: Workload, rule: str) -> DivergedError:
     rate = f"{work.schedule.bases[0]:g}"
-    return DivergedError("learning_rate", rate, rule, "Use a smaller learning_rate, or amp:bf16 for amp:fp16")
+    return DivergedError("learning_rate", rate, rule, SMALLER_STEPS)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """All that an epoch needs, made from settings: model, optimizer, schedule, loaders, clock."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -54,8 +53,7 @@ def load_data(config: RunConfig) -> Splits:
 
 def dataset_record(config: RunConfig, splits: Splits) -> DatasetRecord:
     """What identifies the data of a run, for whoever records it."""
-    source = "scikit-learn load_digits" if config.dataset == "digits" else str(Path(config.data_dir).resolve())
-    return DatasetRecord(config.dataset, splits.digest, source, splits.sizes())
+    return DatasetRecord(config.dataset, splits.digest, splits.source, splits.sizes())
 
 
 def prepare(config: RunConfig, splits: Splits, techniques: TechniqueStack, weights: str) -> Workload:

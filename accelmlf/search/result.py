@@ -8,8 +8,8 @@ from pathlib import Path
 import optuna
 
 from accelmlf.search.confirmation import Confirmation
-from accelmlf.search.figures import draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
 from accelmlf.search.plan import Plan
+from accelmlf.search.plots import draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
 from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, in_words
 from accelmlf.search.tables import confirmation_table, trial_table, write_confirmation, write_trials

@@ -8,13 +8,13 @@ from accelmlf.many_runs.child_run import start_server
 from accelmlf.many_runs.opened import opened
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
 from accelmlf.search import sampling, storage
-from accelmlf.search import study as studies
 from accelmlf.search.confirmation import Confirmation, confirm
 from accelmlf.search.console import SearchConsole
 from accelmlf.search.plan import Plan, default_name, labels, refuse, study_facts
 from accelmlf.search.result import Result, draw, write_tables
 from accelmlf.search.settings import DEFAULT_STORAGE, TuneConfig
 from accelmlf.search.space import make_space
+from accelmlf.search.study import open_study, study_id
 from accelmlf.search.trials import times_s
 from accelmlf.search.worker import Worker
 from accelmlf.settings.recipes import resolve
@@ -47,10 +47,10 @@ def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = Fals
         return
     with opened(SEARCH, seen.device_key) as parent, storage.study_errors(url):
         announce(plan, seen, name, url, kind, left_out)
-        study = studies.open_study(url, name, facts)
+        study = open_study(url, name, facts)
         study.sampler = sampling.UnseenPoints(space, kind, space.point_of(seen.config), seen.config.seed)
         own = labels(plan, seen, {"name": name, "storage": url, "sampler": kind})
-        parent.join(name, studies.study_id(study), *own)
+        parent.join(name, study_id(study), *own)
         console = SearchConsole(int(min(tune.n_trials, space.size)), tune.timeout_s)
         search_and_confirm(Worker(study, url, plan, parent, console))
 
@@ -59,7 +59,7 @@ def search_and_confirm(worker: Worker) -> None:
     """The search, its confirmation, and what both leave in the parent run and on the console."""
     try:
         worker.run()
-        records = studies.records(worker.study, worker.plan.space)
+        records = worker.records()
         confirmation: Confirmation | None = None
         if times_s(records) and worker.plan.tune.confirm_repeats:
             confirmation = confirm(worker.plan, records, worker.parent, worker.console)

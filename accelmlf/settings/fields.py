@@ -53,10 +53,10 @@ def from_recipe(default_text: str = "recipe", **rules: Any) -> Any:
     return setting(default_text=default_text, **rules)
 
 
-def text_of(name: str, value: object, record: type) -> str:
-    """The value of a record's setting as a user would type it; `parse_setting` reads it back."""
+def text_of(name: str, value: object, settings_class: type) -> str:
+    """The value of a setting as a user would type it; `parse_setting` reads it back."""
     if value is None:
-        return record.__dataclass_fields__[name].metadata.get("none_text") or as_text(None)  # type: ignore[attr-defined]
+        return settings_class.__dataclass_fields__[name].metadata.get("none_text") or as_text(None)  # type: ignore[attr-defined]
     return as_text(value)
 
 
@@ -69,15 +69,15 @@ def as_text(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def settable_fields(record: type) -> dict[str, "dataclasses.Field[Any]"]:
-    """The fields of a record of settings that have a flag, by name, in their order."""
-    return {f.name: f for f in dataclasses.fields(record) if f.metadata.get("settable")}
+def settable_fields(settings_class: type) -> dict[str, "dataclasses.Field[Any]"]:
+    """The fields of a settings class that have a flag, by name, in their order."""
+    return {f.name: f for f in dataclasses.fields(settings_class) if f.metadata.get("settable")}
 
 
 @functools.cache
-def field_help(record: type) -> Mapping[str, str]:
-    """The docstring under each field of a record of settings."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(record))).body[0]
+def field_help(settings_class: type) -> Mapping[str, str]:
+    """The docstring under each field of a settings class."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(settings_class))).body[0]
     assert isinstance(body, ast.ClassDef)
     texts = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
@@ -86,13 +86,13 @@ def field_help(record: type) -> Mapping[str, str]:
     return texts
 
 
-def parse_setting(name: str, text: str, record: type) -> object:
-    """The value that `text` means for the setting `name` of a record of settings.
+def parse_setting(name: str, text: str, settings_class: type) -> object:
+    """The value that `text` means for the setting `name` of a settings class.
 
     Raises:
         ConfigError: no such setting, not that kind of value, or outside its range.
     """
-    field = pick(settable_fields(record), name, name, text)
+    field = pick(settable_fields(settings_class), name, name, text)
     kind, value = _kind(field), text.strip()
     if kind is bool:
         return parse_bool(name, value)

@@ -38,7 +38,7 @@ from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ARM_RUN
 from tests.end_to_end.test_search import Ended
 from tests.many_runs.makers import serving
-from tests.run.test_figures import drawn
+from tests.pixels import drawn
 
 ROOT = Path(__file__).parents[2]
 PARENT = "mlflow.parentRunId"

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
 
 from accelmlf.measure.cost import PHASE_COLOURS, PHASES
 from accelmlf.run.artifacts import draw_confusion_matrix, draw_curves
+from tests.pixels import drawn
 
 ALL_PHASES = (*PHASES, "other")
 
@@ -24,15 +24,6 @@ def epochs(count: int, *, final_accuracy: float = 0.9, phase_s: float = 0.5) -> 
         }
         for number in range(1, count + 1)
     ]
-
-
-def drawn(path: Path) -> npt.NDArray[np.uint8]:
-    """The pixels [H, W, 3] of a PNG that is not blank."""
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        pixels = np.array(image.convert("RGB"))
-    assert pixels.std() > 5
-    return pixels
 
 
 def curves(path: Path, rows: list[dict[str, float]], target: float = 0.8) -> npt.NDArray[np.uint8]:

@@ -14,12 +14,12 @@ import optuna
 import pytest
 from matplotlib import pyplot as plt
 from optuna.trial import TrialState
-from PIL import Image
 
 from accelmlf.search.confirmation import Candidate, Confirmation, Repeat
-from accelmlf.search.figures import FAILED, MISSED, PRUNED, draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
+from accelmlf.search.plots import FAILED, MISSED, PRUNED, draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
 from accelmlf.search.space import Point, SearchSpace
 from accelmlf.search.trials import TrialRecord
+from tests.pixels import drawn, is_cut_off
 from tests.search.makers import add_trial
 
 ROOT = Path(__file__).parents[2]
@@ -52,15 +52,6 @@ EVERY_KIND = [
     trial(32, 2, "out_of_memory"),
 ]
 """And 64 x 2, which was not run."""
-
-
-def drawn(path: Path) -> npt.NDArray[np.uint8]:
-    """The pixels [H, W, 3] of a PNG that is not blank."""
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        pixels = np.array(image.convert("RGB"))
-    assert pixels.std() > 5
-    return pixels
 
 
 def heat_map(
@@ -123,12 +114,6 @@ def test_a_map_has_room_for_its_cells(tmp_path: Path, batches: tuple[int, ...], 
     records = [reached(batch, step, batch / step) for batch in batches for step in steps]
     height, width, _ = heat_map(tmp_path / "map.png", records, space).shape
     assert width > 120 * len(batches) and height > 80 * len(steps)
-
-
-def is_cut_off(pixels: npt.NDArray[np.uint8]) -> bool:
-    """Whether something reaches the edge of the picture."""
-    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
-    return any(bool((edge < 250).any()) for edge in edges)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +226,7 @@ def test_what_reaches_the_edge_is_found() -> None:
 
 IMPORTED = """
 import sys
-import accelmlf.search.figures
+import accelmlf.search.plots
 print("matplotlib.pyplot" in sys.modules)
 import matplotlib
 print(matplotlib.get_backend(auto_select=False))
@@ -304,7 +289,7 @@ def test_backend_style_and_figures_of_the_process_are_as_before_optunas_pictures
 def test_a_display_that_does_not_answer_is_not_asked(tmp_path: Path) -> None:
     """In a process of its own, where nobody has chosen a backend yet."""
     code = (
-        "import sys, pathlib, optuna, accelmlf.search.figures as figures; study = optuna.create_study(); "
+        "import sys, pathlib, optuna, accelmlf.search.plots as figures; study = optuna.create_study(); "
         "study.optimize(lambda trial: trial.suggest_categorical('batch_size', (8, 16)), n_trials=2); "
         "figures.draw_optuna_plots(pathlib.Path(sys.argv[1]), study)"
     )

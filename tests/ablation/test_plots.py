@@ -19,13 +19,12 @@ from matplotlib.text import Text
 
 from accelmlf.ablation.designs import Asked
 from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH
-from accelmlf.ablation.figures import COLOURS, UNDECIDED, Curves, draw_accuracy, draw_forest, draw_phases
+from accelmlf.ablation.plots import COLOURS, UNDECIDED, Curves, draw_accuracy, draw_forest, draw_phases
 from accelmlf.ablation.result import Ablation
 from accelmlf.measure.cost import PHASE_COLOURS, PHASES
 from tests.ablation.makers import Table, figures_of, measured_from, seconds_of
 from tests.ablation.test_result import ablation_of, asked
-from tests.run.test_figures import drawn
-from tests.search.test_figures import is_cut_off
+from tests.pixels import drawn, is_cut_off
 
 FACTORS = (ACCUMULATION, "channels_last")
 LONG = (ACCUMULATION, SAME_EFFECTIVE_BATCH, "compile:max-autotune-no-cudagraphs")
