@@ -51,13 +51,22 @@ def train(_: None, given: Given, dry_run: bool) -> None:
     one_run(config, MlflowTracker(open_store()), started_s=PROCESS_STARTED_S)
 
 
+def serve_runs_of(model: str) -> None:
+    """Start what the processes of runs are forked from: it imports what those need while this one imports the rest."""
+    with signals.held():
+        from accelmlf.many_runs.server import start_server
+    start_server(model)
+
+
 def tune(settings: TuneConfig, given: Given, dry_run: bool) -> None:
+    serve_runs_of(given["model"])
     with signals.held():
         from accelmlf.search.tune import run_tune
     run_tune(settings, given, dry_run=dry_run)
 
 
 def ablate(settings: AblateConfig, given: Given, dry_run: bool) -> None:
+    serve_runs_of(given["model"])
     with signals.held():
         from accelmlf.ablation.ablate import run_ablate
     run_ablate(settings, given, dry_run=dry_run)

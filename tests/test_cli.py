@@ -193,6 +193,7 @@ def test_debug_shows_the_traceback(store: object, capsys: pytest.CaptureFixture[
     assert err.splitlines()[-1].startswith("accelmlf: error: device=cuda:7")
 
 
+@pytest.mark.slow
 def test_a_broken_environment_says_how_to_mend_it(tmp_path: Path) -> None:
     (tmp_path / "mlflow").mkdir()
     (tmp_path / "mlflow" / "__init__.py").write_text("from mlflow_that_is_gone import nothing\n")

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SCRIPT = 'set -euo pipefail; source scripts/environment; ensure "$0"; exec python -c "import small; print(small.V)"'
 MADE = ("accelmlf: making or repairing .venv", "accelmlf: .venv is ready")

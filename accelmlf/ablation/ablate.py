@@ -12,10 +12,11 @@ from accelmlf.ablation.result import FAILED_FOR_GOOD, Ablation, blocks_of
 from accelmlf.ablation.settings import SET_BY_ABLATION, AblateConfig
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.processes import is_of_this_machine
-from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, start_server, too_many
+from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, too_many
 from accelmlf.many_runs.comparison import block_orders
 from accelmlf.many_runs.console import RunsConsole, left_in_words
 from accelmlf.many_runs.opened import labels_of_parent, opened
+from accelmlf.many_runs.server import start_server
 from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.text import say
 from accelmlf.tracking.parent_run import ParentRun

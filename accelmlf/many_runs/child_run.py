@@ -26,7 +26,6 @@ from accelmlf.machine.facts import own_code_state
 from accelmlf.machine.processes import sole_use
 from accelmlf.many_runs.console import RunsConsole
 from accelmlf.measure.records import EpochMetrics, RunSummary
-from accelmlf.models.families import MODELS
 from accelmlf.run.one_run import StopEarly, never, one_run
 from accelmlf.settings.run import RunConfig
 from accelmlf.tracking.parent_run import ParentRun
@@ -34,17 +33,8 @@ from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tracker import MlflowTracker
 
 WAIT_FOR_DEVICE_S = 60.0
-IMPORTED_LATE = ("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection")
-"""What every run imports only when it gets there; a second or two each. A model's own are in MODELS."""
 MAX_FAILED_IN_A_ROW, MAX_OF_ANY_KIND_IN_A_ROW = 5, 25
 """Points that need too much memory, or diverge, say something about the space: there may be more of them."""
-
-
-def start_server(model: str) -> None:
-    """Start the server of processes with all that a run of `model` imports, and note which code they are of."""
-    own_code_state()  # a run may start hours later, when the files are others
-    family = MODELS.get(model)
-    isolation.start_server([__name__, *IMPORTED_LATE, *(family.imports if family else ())])
 
 
 @dataclass(frozen=True)

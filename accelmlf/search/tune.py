@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from accelmlf.errors import ConfigError
-from accelmlf.many_runs.child_run import start_server
 from accelmlf.many_runs.opened import opened
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
+from accelmlf.many_runs.server import start_server
 from accelmlf.search import sampling, storage
 from accelmlf.search.confirmation import Confirmation, confirm
 from accelmlf.search.console import SearchConsole

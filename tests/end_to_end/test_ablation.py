@@ -4,16 +4,11 @@ import contextlib
 import csv
 import io
 import itertools
-import os
 import re
-import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,13 +31,11 @@ from accelmlf.many_runs.comparison import block_orders, paired_ratio
 from accelmlf.text import plain
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ARM_RUN
-from tests.end_to_end.test_search import Ended
+from tests.end_to_end.makers import PARENT, PATIENCE_S, Ended, Place, as_flags, places
 from tests.many_runs.makers import serving
 from tests.pixels import drawn
 
-ROOT = Path(__file__).parents[2]
-PARENT = "mlflow.parentRunId"
-PATIENCE_S = 120
+pytestmark = pytest.mark.slow
 TINY = {"model": "vit", "device": "cpu", "train_images": "60", "epochs": "1", "target_accuracy": "0.01", "repeats": "1"}
 STORY = TINY | {"train_images": "90", "epochs": "4", "repeats": "2", "seed": "7"}
 STORY |= {"factors": "accumulation,channels_last,pin_memory"}
@@ -61,10 +54,6 @@ def _server(store_uri: str) -> Iterator[None]:
             yield
 
 
-def as_flags(settings: Mapping[str, str]) -> list[str]:
-    return [part for name, value in settings.items() for part in (f"--{name}", value)]
-
-
 def run_here(settings: Mapping[str, str], command: str = "ablate") -> Ended:
     """The command in this process: without the imports it is quick. Its runs have their own."""
     before = {name: signal.getsignal(name) for name in ENDING}
@@ -78,72 +67,22 @@ def run_here(settings: Mapping[str, str], command: str = "ablate") -> Ended:
     return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-class Place:
-    """A folder and an experiment of its own, and every process that was started for it."""
+class AblationPlace(Place):
+    """An experiment of its own in the store that all share."""
 
     def __init__(self, store_uri: str, folder: Path) -> None:
-        self.folder, self.store_uri = folder, store_uri
-        self.client = mlflow.MlflowClient(store_uri)
+        super().__init__("ablate", folder, store_uri)
         location = (folder / "artifacts").as_uri()
         self.experiment: str = self.client.create_experiment(f"ablation-{folder.name}", location)
-        # Its locks are there, and it marks the processes. The address of a socket has to be short.
-        self.temporary = tempfile.mkdtemp(prefix="accelmlf-")
-        self.starts = 0
 
-    # --- a process of its own ---
+    def variables(self) -> dict[str, str]:
+        return super().variables() | {"MLFLOW_EXPERIMENT_ID": self.experiment}
 
-    def start(self, settings: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-        """The command, its output in files: nobody has to drain those, whatever process keeps them open."""
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": self.temporary}
-        variables |= {"MLFLOW_TRACKING_URI": self.store_uri, "MLFLOW_EXPERIMENT_ID": self.experiment}
-        self.starts += 1
-        with self.file("out").open("wb") as out, self.file("err").open("wb") as err:
-            return subprocess.Popen(
-                [sys.executable, "-m", "accelmlf", "ablate", *as_flags(settings)],
-                env=variables, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def end_of(self, process: "subprocess.Popen[bytes]") -> Ended:
-        code = process.wait(PATIENCE_S)
-        return Ended(code, self.file("out").read_text(), self.file("err").read_text())
-
-    def file(self, name: str) -> Path:
-        """Standard output or error of the latest start."""
-        return self.folder / f"{name}-{self.starts}.txt"
-
-    def processes(self) -> list[psutil.Process]:
-        """Everything that is alive and was started here, the youngest first."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                alive = process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.environ().get("TMPDIR") == self.temporary:
-                    found.append(process)
-        return sorted(found, key=lambda process: -process.create_time())
-
-    def kill_all(self) -> None:
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-    def is_quiet(self, within_s: float = 15) -> bool:
-        deadline = time.monotonic() + within_s
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return not self.processes()
-
-    def wait_for(self, process: "subprocess.Popen[bytes] | None", condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            if process is not None:
-                assert process.poll() is None, self.file("err").read_text() + self.file("out").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    # --- the command in this process ---
+    def experiments(self) -> list[str]:
+        return [self.experiment]
 
     def run(self, settings: Mapping[str, str], command: str = "ablate") -> Ended:
+        """The command in this process."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_EXPERIMENT_ID", self.experiment)
             patch.setenv("MLFLOW_TRACKING_URI", self.store_uri)
@@ -151,17 +90,6 @@ class Place:
             patch.chdir(self.folder)
             mlflow.set_tracking_uri(self.store_uri)
             return run_here(settings, command)
-
-    # --- the store ---
-
-    def runs(self, kind: str | None = None) -> list[Run]:
-        """All runs, or those of one kind, the oldest first."""
-        found = self.client.search_runs([self.experiment], order_by=["attributes.start_time ASC"], max_results=1000)
-        return [run for run in found if kind in (None, run.data.tags.get("accelmlf.kind"))]
-
-    def artifacts(self, run: Run) -> dict[str, Path]:
-        folder = Path(run.info.artifact_uri.removeprefix("file://"))
-        return {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
 
     def is_training(self, num_finished: int) -> bool:
         """Whether so many runs of arms have ended, and the next has ended an epoch and goes on."""
@@ -176,28 +104,15 @@ class Place:
         finished = sum(status == "FINISHED" for status, _ in found)
         return finished >= num_finished and any(status == "RUNNING" and has_epoch for status, has_epoch in found)
 
-    def close(self) -> None:
-        self.kill_all()
-        quiet = self.is_quiet()
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        assert quiet
-
 
 @pytest.fixture(scope="module")
-def make_place(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Place]]:
-    places: list[Place] = []
-
-    def make() -> Place:
-        places.append(Place(store_uri, tmp_path_factory.mktemp("place")))
-        return places[-1]
-
-    yield make
-    for place in places:
-        place.close()
+def make_place(store_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], AblationPlace]]:
+    with places(lambda: AblationPlace(store_uri, tmp_path_factory.mktemp("place"))) as make:
+        yield make
 
 
 @pytest.fixture
-def place(make_place: Callable[[], Place]) -> Place:
+def place(make_place: Callable[[], AblationPlace]) -> AblationPlace:
     return make_place()
 
 
@@ -248,7 +163,7 @@ class Snapshot:
 
 @dataclass
 class Story:
-    place: Place
+    place: AblationPlace
     refused: dict[str, Ended]
     """A second ablation and a search on the same device, started while the first went on."""
     killed: Snapshot
@@ -259,7 +174,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(make_place: Callable[[], Place]) -> Story:
+def story(make_place: Callable[[], AblationPlace]) -> Story:
     place = make_place()
 
     def snapshot(ended: Ended) -> Snapshot:
@@ -285,7 +200,6 @@ def story(make_place: Callable[[], Place]) -> Story:
     return Story(place, refused, killed, terminated, complete, again, snapshot(place.run(MORE)))
 
 
-@pytest.mark.slow
 def test_a_second_ablation_and_a_search_on_the_same_device_are_refused_meanwhile(story: Story) -> None:
     for ended in story.refused.values():
         assert ended.code == 5
@@ -296,7 +210,6 @@ def test_a_second_ablation_and_a_search_on_the_same_device_are_refused_meanwhile
     assert not [run for run in story.killed.runs if run.data.tags.get("accelmlf.kind") == "search"]
 
 
-@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_run_leaves_everything_open_at_first(story: Story) -> None:
     """The control: without the restart there would be something to mend."""
     then = story.killed
@@ -306,7 +219,6 @@ def test_a_kill_in_the_middle_of_a_run_leaves_everything_open_at_first(story: St
     assert last.info.status == then.parents[0].info.status == "RUNNING"
 
 
-@pytest.mark.slow
 def test_an_ablation_that_is_told_to_end_closes_its_runs_and_keeps_what_was_finished(story: Story) -> None:
     then = story.terminated
     assert (then.ended.code, then.ended.error) == (143, "accelmlf: error: interrupted by SIGTERM")
@@ -318,7 +230,6 @@ def test_an_ablation_that_is_told_to_end_closes_its_runs_and_keeps_what_was_fini
     assert then.quiet
 
 
-@pytest.mark.slow
 def test_no_finished_arm_is_run_twice_and_none_is_lost(story: Story) -> None:
     then = story.complete
     assert then.ended.code == 0, then.ended.err
@@ -332,7 +243,6 @@ def test_no_finished_arm_is_run_twice_and_none_is_lost(story: Story) -> None:
     assert f"run 1 of {8 - done}, " in then.ended.out
 
 
-@pytest.mark.slow
 def test_what_was_cut_short_is_run_again_and_keeps_its_own_record(story: Story) -> None:
     cut = [run for run in story.complete.children if run not in well(story.complete.children)]
     assert [(run.info.status, outcome(run)) for run in cut] == [("KILLED", "interrupted")] * 2
@@ -342,7 +252,6 @@ def test_what_was_cut_short_is_run_again_and_keeps_its_own_record(story: Story) 
         assert by_place[arm_and_block(run)].info.start_time > run.info.start_time
 
 
-@pytest.mark.slow
 def test_nothing_stays_open_and_all_runs_are_below_the_latest_parent(story: Story) -> None:
     for then in (story.complete, story.again, story.more):
         assert [run.info.run_name for run in then.runs if run.info.status == "RUNNING"] == []
@@ -355,7 +264,6 @@ def test_nothing_stays_open_and_all_runs_are_below_the_latest_parent(story: Stor
     assert [outcome(run) for run in story.complete.parents] == ["interrupted", "interrupted", "completed"]
 
 
-@pytest.mark.slow
 def test_arms_are_interleaved_in_the_order_that_the_seed_gives_each_block(story: Story) -> None:
     children = well(story.complete.children)
     expected = [(arm, block) for block, order in enumerate(block_orders(ARMS, 2, seed=7)) for arm in order]
@@ -365,7 +273,6 @@ def test_arms_are_interleaved_in_the_order_that_the_seed_gives_each_block(story:
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))  # one at a time
 
 
-@pytest.mark.slow
 def test_the_runs_of_a_block_have_one_seed_and_nothing_is_kept_of_their_weights(story: Story) -> None:
     for run in well(story.more.children):
         tags, (arm, block) = run.data.tags, arm_and_block(run)
@@ -378,7 +285,6 @@ def test_the_runs_of_a_block_have_one_seed_and_nothing_is_kept_of_their_weights(
         assert run.data.metrics["final_accuracy"] > 0
 
 
-@pytest.mark.slow
 def test_the_result_is_on_the_parent_as_files(story: Story) -> None:
     latest = story.complete.parents[-1]
     artifacts = story.place.artifacts(latest)
@@ -392,7 +298,6 @@ def test_the_result_is_on_the_parent_as_files(story: Story) -> None:
     assert not story.place.artifacts(story.terminated.parents[-1])  # the control: that one had no result
 
 
-@pytest.mark.slow
 def test_the_table_of_runs_is_what_they_have_logged(story: Story) -> None:
     rows = rows_of(story.place.artifacts(story.complete.parents[-1])["runs.csv"])
     logged = {run.info.run_id: run for run in well(story.complete.children)}
@@ -405,7 +310,6 @@ def test_the_table_of_runs_is_what_they_have_logged(story: Story) -> None:
             assert float(row[name]) == run.data.metrics[name]
 
 
-@pytest.mark.slow
 def test_the_parent_has_the_ratios_of_its_runs_and_its_words(story: Story) -> None:
     latest = story.more.parents[-1]
     by_place = {arm_and_block(run): run.data.metrics for run in well(story.more.children)}
@@ -425,7 +329,6 @@ def test_the_parent_has_the_ratios_of_its_runs_and_its_words(story: Story) -> No
     assert re.fullmatch(r"ablation vit-digits-[0-9a-f]{8}", latest.info.run_name or "")
 
 
-@pytest.mark.slow
 def test_the_console_says_what_is_measured_and_what_came_of_it(story: Story) -> None:
     first, last = story.killed.ended.out, story.more.ended.out
     for text in ("4 arms, interleaved: 8 runs of 4 epochs on cpu", f"left out: {LEFT_OUT}", "run 1 of 8, block 1: "):
@@ -439,7 +342,6 @@ def test_the_console_says_what_is_measured_and_what_came_of_it(story: Story) -> 
     assert "to show this again: OMP_NUM_THREADS=1 scripts/run -e ablate -P model=vit" in last
 
 
-@pytest.mark.slow
 def test_two_repeats_have_no_verdict_and_three_have(story: Story) -> None:
     assert "no verdict with fewer than 3 repeats" in story.complete.ended.out
     assert "2 repeats, 3 are needed" in story.complete.ended.out
@@ -448,7 +350,6 @@ def test_two_repeats_have_no_verdict_and_three_have(story: Story) -> None:
     assert not re.search("faster: |slower: |no difference shown: ", story.complete.ended.out)
 
 
-@pytest.mark.slow
 def test_the_same_command_after_the_end_runs_nothing_and_writes_the_result_again(story: Story) -> None:
     then = story.again
     assert then.ended.code == 0, then.ended.err
@@ -463,7 +364,6 @@ def test_the_same_command_after_the_end_runs_nothing_and_writes_the_result_again
     assert then.parents[-1].data.metrics == story.complete.parents[-1].data.metrics
 
 
-@pytest.mark.slow
 def test_more_repeats_add_the_missing_blocks_alone(story: Story) -> None:
     then = story.more
     assert then.ended.code == 0, then.ended.err
@@ -476,7 +376,6 @@ def test_more_repeats_add_the_missing_blocks_alone(story: Story) -> None:
     assert "12 of 12 runs" in story.place.artifacts(then.parents[-1])["ablation.md"].read_text()
 
 
-@pytest.mark.slow
 def test_a_later_report_reads_the_same_from_the_store(story: Story) -> None:
     ablation = stored_ablation(story.more)
     assert (ablation.num_runs, ablation.num_planned, ablation.failures) == (12, 12, [])
@@ -629,7 +528,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def small(make_place: Callable[[], Place]) -> dict[str, Small]:
+def small(make_place: Callable[[], AblationPlace]) -> dict[str, Small]:
     place, made = make_place(), dict[str, Small]()
     for number, (name, settings) in enumerate(SMALL.items()):
         with forked() as processes:
@@ -645,7 +544,6 @@ def small(make_place: Callable[[], Place]) -> dict[str, Small]:
     return made
 
 
-@pytest.mark.slow
 def test_workers_are_measured_where_they_have_something_to_win_and_a_miss_is_counted(small: dict[str, Small]) -> None:
     own = small["workers"]
     assert {arm: outcome(run) for arm, run in own.runs.items()} == {
@@ -661,7 +559,6 @@ def test_workers_are_measured_where_they_have_something_to_win_and_a_miss_is_cou
     assert own.artifacts.keys() == ARTIFACTS
 
 
-@pytest.mark.slow
 def test_the_preset_compares_the_recipe_s_arms_and_says_what_this_device_has_to_leave_out(
     small: dict[str, Small],
 ) -> None:
@@ -677,7 +574,6 @@ def test_the_preset_compares_the_recipe_s_arms_and_says_what_this_device_has_to_
     assert "epoch_speedup/tuned" in own.parent.data.metrics
 
 
-@pytest.mark.slow
 def test_a_factorial_has_main_effects_and_their_interaction(small: dict[str, Small]) -> None:
     own = small["factorial"]
     arms = ("baseline", "channels_last", "fused_optimizer", "channels_last+fused_optimizer")
@@ -691,14 +587,12 @@ def test_a_factorial_has_main_effects_and_their_interaction(small: dict[str, Sma
         assert interaction == pytest.approx((other / both) / (none / one))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_every_run_has_a_process_of_its_own(small: dict[str, Small], name: str) -> None:
     looks = 2  # at the settings, and at the factors or the tuned settings
     assert small[name].processes == looks + len(small[name].runs)
 
 
-@pytest.mark.slow
 def test_other_settings_are_another_ablation(small: dict[str, Small]) -> None:
     assert len({one.parent.data.tags["accelmlf.study_id"] for one in small.values()}) == len(small)
     for one in small.values():
@@ -713,8 +607,7 @@ def verdict_of(parent: Run) -> str:
     return text
 
 
-@pytest.mark.slow
-def test_an_arm_that_fails_is_recorded_and_the_others_are_measured_on(place: Place) -> None:
+def test_an_arm_that_fails_is_recorded_and_the_others_are_measured_on(place: AblationPlace) -> None:
     arms = ("baseline", "compile:default")
     seed = next(seed for seed in range(99) if block_orders(arms, 1, seed)[0][0] == arms[1])  # the failure comes first
     ended = place.run(TINY | {"factors": "compile", "seed": str(seed)})
@@ -738,7 +631,7 @@ def test_an_arm_that_fails_is_recorded_and_the_others_are_measured_on(place: Pla
     assert place.artifacts(parent).keys() == ARTIFACTS
 
 
-def test_an_ablation_of_which_every_run_fails_ends_with_that_failure(place: Place) -> None:
+def test_an_ablation_of_which_every_run_fails_ends_with_that_failure(place: AblationPlace) -> None:
     wild = {"learning_rate": "100", "epochs": "3", "train_images": "150", "target_accuracy": "0.9"}
     ended = place.run(TINY | wild | {"factors": "channels_last"})
     assert ended.code == 6
@@ -749,7 +642,7 @@ def test_an_ablation_of_which_every_run_fails_ends_with_that_failure(place: Plac
     assert place.artifacts(parent) == {}
 
 
-def test_an_interrupt_from_the_keyboard_ends_it_and_keeps_what_was_finished(place: Place) -> None:
+def test_an_interrupt_from_the_keyboard_ends_it_and_keeps_what_was_finished(place: AblationPlace) -> None:
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # where the tests are a shell's background job it is ignored

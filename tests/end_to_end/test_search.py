@@ -4,15 +4,11 @@ import contextlib
 import csv
 import json
 import multiprocessing
-import os
 import resource
 import shlex
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +17,6 @@ from pathlib import Path
 
 import mlflow
 import optuna
-import psutil
 import pytest
 from mlflow.entities import Run
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -30,101 +25,29 @@ from optuna.trial import FrozenTrial, TrialState
 from accelmlf.cli import main
 from accelmlf.search.console import SearchConsole
 from accelmlf.search.study import sign
+from tests.end_to_end.makers import PARENT, PATIENCE_S, Ended, Place, as_flags, places
 from tests.many_runs.makers import serving
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 STUDY = "the-study"
 TINY = {"model": "vit", "device": "cpu", "train_images": "250", "study_name": STUDY}
 QUICK = {**TINY, "epochs": "3", "target_accuracy": "0.05", "accumulation_choices": "1", "confirm_repeats": "0"}
-PARENT = "mlflow.parentRunId"
-PATIENCE_S = 120
 
 
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line that says what was wrong."""
-        lines = [line for line in self.err.splitlines() if line.startswith("accelmlf: error: ")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        return lines[0]
-
-
-class Place:
-    """A folder with stores of its own, and every process that was started for it."""
+class SearchPlace(Place):
+    """With stores of its own."""
 
     def __init__(self, folder: Path, blank_store: Path) -> None:
-        self.folder = folder
         shutil.copy(blank_store, folder / "mlflow.db")
-        self.storage, self.tracking_uri = f"sqlite:///{folder}/optuna.db", f"sqlite:///{folder}/mlflow.db"
-        self.client = mlflow.MlflowClient(self.tracking_uri)
-        # Locks are there, so other searches on this machine are no concern; and it marks the processes. The address
-        # of a socket has to be short.
-        self.temporary = tempfile.mkdtemp(prefix="accelmlf-")
-        self.starts = 0
+        super().__init__("tune", folder, f"sqlite:///{folder}/mlflow.db")
+        self.storage = f"sqlite:///{folder}/optuna.db"
 
-    def start(self, settings: Mapping[str, str], *, limit_bytes: int | None = None) -> "subprocess.Popen[bytes]":
-        """The command, its output in files: nobody has to drain those, whatever process keeps them open."""
-        parts = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        command = [sys.executable, "-m", "accelmlf", "tune", *parts]
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": self.temporary}
-        variables |= {"MLFLOW_TRACKING_URI": self.tracking_uri}
-
+    def run(self, settings: Mapping[str, str], *, limit_bytes: int | None = None) -> Ended:
         def limit() -> None:
             if limit_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
-        self.starts += 1
-        with self.file("out").open("wb") as out, self.file("err").open("wb") as err:
-            return subprocess.Popen(
-                command, env=variables, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                start_new_session=True, preexec_fn=limit,  # noqa: PLW1509
-            )  # fmt: skip
-
-    def run(self, settings: Mapping[str, str], *, limit_bytes: int | None = None) -> Ended:
-        return self.end_of(self.start(settings, limit_bytes=limit_bytes))
-
-    def end_of(self, process: "subprocess.Popen[bytes]") -> Ended:
-        code = process.wait(PATIENCE_S)
-        return Ended(code, self.file("out").read_text(), self.file("err").read_text())
-
-    def file(self, name: str) -> Path:
-        """Standard output or error of the latest start."""
-        return self.folder / f"{name}-{self.starts}.txt"
-
-    def wait_for(self, process: "subprocess.Popen[bytes]", condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert process.poll() is None, self.file("err").read_text() + self.file("out").read_text()
-            assert time.monotonic() < deadline, self.file("out").read_text()
-            time.sleep(0.05)
-
-    def processes(self) -> list[psutil.Process]:
-        """Everything that is alive and was started here, the youngest first."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                alive = process.status() != psutil.STATUS_ZOMBIE
-                if alive and process.environ().get("TMPDIR") == self.temporary:
-                    found.append(process)
-        return sorted(found, key=lambda process: -process.create_time())
-
-    def kill_all(self) -> None:
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-    def is_quiet(self, within_s: float = 15) -> bool:
-        """Whether nothing is left running."""
-        deadline = time.monotonic() + within_s
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return not self.processes()
+        return self.end_of(self.start(settings, preexec_fn=limit))
 
     def trials(self) -> list[FrozenTrial]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -135,22 +58,6 @@ class Place:
 
     def finished(self) -> list[FrozenTrial]:
         return [trial for trial in self.trials() if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-
-    def runs(self, kind: str | None = None) -> list[Run]:
-        """All runs, or those of one kind, the oldest first."""
-        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
-        found = self.client.search_runs(experiments, order_by=["attributes.start_time ASC"], max_results=1000)
-        return [run for run in found if kind in (None, run.data.tags.get("accelmlf.kind"))]
-
-    def artifacts(self, run: Run) -> dict[str, Path]:
-        folder = Path(run.info.artifact_uri.removeprefix("file://"))
-        return {path.name: path for path in folder.iterdir()}
-
-    def close(self) -> None:
-        self.kill_all()
-        quiet = self.is_quiet()
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        assert quiet
 
 
 def is_training(folder: Path, number: int) -> bool:
@@ -174,20 +81,13 @@ def blank_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def make_place(tmp_path_factory: pytest.TempPathFactory, blank_store: Path) -> Iterator[Callable[[], Place]]:
-    places: list[Place] = []
-
-    def make() -> Place:
-        places.append(Place(tmp_path_factory.mktemp("place"), blank_store))
-        return places[-1]
-
-    yield make
-    for place in places:
-        place.close()
+def make_place(tmp_path_factory: pytest.TempPathFactory, blank_store: Path) -> Iterator[Callable[[], SearchPlace]]:
+    with places(lambda: SearchPlace(tmp_path_factory.mktemp("place"), blank_store)) as make:
+        yield make
 
 
 @pytest.fixture
-def place(make_place: Callable[[], Place]) -> Place:
+def place(make_place: Callable[[], SearchPlace]) -> SearchPlace:
     return make_place()
 
 
@@ -202,7 +102,7 @@ def run_here(settings: Mapping[str, str], capsys: pytest.CaptureFixture[str]) ->
     """The command in this process: without the imports it is quick. Its trials have their own."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        main(["tune", *(part for name, value in settings.items() for part in (f"--{name}", value))])
+        main(["tune", *as_flags(settings)])
     return Ended(int(ended.value.code or 0), *capsys.readouterr())
 
 
@@ -233,11 +133,11 @@ class Story:
     terminated: Snapshot
     killed: Snapshot
     complete: Snapshot
-    place: Place
+    place: SearchPlace
 
 
 @pytest.fixture(scope="module")
-def story(make_place: Callable[[], Place]) -> Story:
+def story(make_place: Callable[[], SearchPlace]) -> Story:
     place = make_place()
     settings = {**TINY, "epochs": "7", "target_accuracy": "1.0", "n_trials": "3", "confirm_repeats": "2"}
     settings |= {"batch_sizes": "16,32", "accumulation_choices": "1,2"}
@@ -258,7 +158,6 @@ def story(make_place: Callable[[], Place]) -> Story:
     return Story(terminated, killed, complete, place)
 
 
-@pytest.mark.slow
 def test_a_search_that_is_told_to_end_fails_its_trial_closes_its_runs_and_leaves_nothing_running(story: Story) -> None:
     then = story.terminated
     assert (then.ended.code, then.ended.error) == (143, "accelmlf: error: interrupted by SIGTERM")
@@ -272,7 +171,6 @@ def test_a_search_that_is_told_to_end_fails_its_trial_closes_its_runs_and_leaves
     assert then.quiet
 
 
-@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_trial_leaves_everything_open_at_first(story: Story) -> None:
     """The control: without the restart there would be something to mend."""
     then = story.killed
@@ -281,7 +179,6 @@ def test_a_kill_in_the_middle_of_a_trial_leaves_everything_open_at_first(story: 
     assert then.of_trial(2).info.status == then.searches[-1].info.status == "RUNNING"
 
 
-@pytest.mark.slow
 def test_the_same_command_after_a_kill_finishes_exactly_what_was_missing(story: Story) -> None:
     then = story.complete
     assert then.ended.code == 0, then.ended.err
@@ -296,7 +193,6 @@ def test_the_same_command_after_a_kill_finishes_exactly_what_was_missing(story: 
     assert then.quiet
 
 
-@pytest.mark.slow
 def test_no_run_stays_open_after_a_kill_and_all_trials_are_below_the_latest_search(story: Story) -> None:
     then = story.complete
     assert [run.info.run_name for run in then.runs if run.info.status == "RUNNING"] == []
@@ -313,7 +209,6 @@ def test_no_run_stays_open_after_a_kill_and_all_trials_are_below_the_latest_sear
     assert sorted(point.step for point in history) == [1, 3, 4]
 
 
-@pytest.mark.slow
 def test_a_target_that_no_trial_reaches_is_an_outcome_and_the_nearest_trial_is_named(story: Story) -> None:
     then = story.complete
     assert then.searches[-1].data.tags["accelmlf.outcome"] == "target_not_reached"
@@ -343,7 +238,7 @@ ARTIFACTS = {
 
 @dataclass
 class Whole:
-    place: Place
+    place: SearchPlace
     ended: Ended
     refused: Ended
     """A second search on the same device, started while the first went on."""
@@ -362,7 +257,7 @@ class Whole:
 
 
 @pytest.fixture(scope="module")
-def whole(make_place: Callable[[], Place]) -> Whole:
+def whole(make_place: Callable[[], SearchPlace]) -> Whole:
     place = make_place()
     first = place.start(WHOLE)
     place.wait_for(first, lambda: "trial 0" in place.file("out").read_text())
@@ -372,7 +267,6 @@ def whole(make_place: Callable[[], Place]) -> Whole:
     return Whole(place, Ended(code, out.read_text(), err.read_text()), refused)
 
 
-@pytest.mark.slow
 def test_a_search_ends_with_a_confirmed_winner_and_every_artifact_on_its_run(whole: Whole) -> None:
     assert whole.ended.code == 0, whole.ended.err
     search = whole.search
@@ -393,7 +287,6 @@ def test_a_search_ends_with_a_confirmed_winner_and_every_artifact_on_its_run(who
     assert artifacts["summary.txt"].read_text().strip() in whole.ended.out
 
 
-@pytest.mark.slow
 def test_the_series_of_a_search_follow_its_trials(whole: Whole) -> None:
     trials = whole.place.finished()
     history = whole.place.client.get_metric_history
@@ -410,7 +303,6 @@ def test_the_series_of_a_search_follow_its_trials(whole: Whole) -> None:
     assert {row["run_id"] for row in rows} == {run.info.run_id for run in whole.place.runs("trial")}
 
 
-@pytest.mark.slow
 def test_only_the_confirmation_reads_the_test_set(whole: Whole) -> None:
     trials, confirmations = whole.place.runs("trial"), whole.place.runs("confirmation")
     assert len(trials) == 3
@@ -425,7 +317,6 @@ def test_only_the_confirmation_reads_the_test_set(whole: Whole) -> None:
         assert "confusion_matrix.png" in whole.place.artifacts(run)
 
 
-@pytest.mark.slow
 def test_the_confirmation_gives_every_arm_the_same_fresh_seeds_in_blocks(whole: Whole) -> None:
     confirmations = whole.place.runs("confirmation")
     seeds = [run.data.tags["accelmlf.config.seed"] for run in confirmations]
@@ -441,7 +332,6 @@ def test_the_confirmation_gives_every_arm_the_same_fresh_seeds_in_blocks(whole: 
     assert {run.data.tags["accelmlf.config.seed"] for run in whole.place.runs("trial")} == {"0"}
 
 
-@pytest.mark.slow
 def test_the_table_of_the_confirmation_is_what_its_runs_have_logged(whole: Whole) -> None:
     logged = {(run.data.tags["accelmlf.point"], run.data.tags["accelmlf.config.seed"]): run.data.metrics
               for run in whole.place.runs("confirmation")}  # fmt: skip
@@ -457,7 +347,6 @@ def test_the_table_of_the_confirmation_is_what_its_runs_have_logged(whole: Whole
         assert row["failure"] == ""
 
 
-@pytest.mark.slow
 def test_the_command_line_of_the_winner_is_one_that_the_program_takes(
     whole: Whole, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -468,7 +357,6 @@ def test_the_command_line_of_the_winner_is_one_that_the_program_takes(
     assert (shown["target_accuracy"], shown["stop_at_target"], shown["train_images"]) == ("0.1", "true", "250")
 
 
-@pytest.mark.slow
 def test_a_second_search_on_the_same_device_is_refused(whole: Whole) -> None:
     assert whole.refused.code == 5
     assert whole.refused.error.startswith(
@@ -476,15 +364,14 @@ def test_a_second_search_on_the_same_device_is_refused(whole: Whole) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_server")
 def test_the_same_command_after_the_end_runs_nothing_again(
     whole: Whole, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children, trials = whole.place.runs("trial") + whole.place.runs("confirmation"), len(whole.place.trials())
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole.place.tracking_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole.place.store_uri)
     monkeypatch.chdir(whole.place.folder)
-    mlflow.set_tracking_uri(whole.place.tracking_uri)
+    mlflow.set_tracking_uri(whole.place.store_uri)
     again = run_here(WHOLE, capsys)
     assert again.code == 0, again.err
     after = whole.place.runs("trial") + whole.place.runs("confirmation")
@@ -505,8 +392,7 @@ def test_the_same_command_after_the_end_runs_nothing_again(
 # --- things that happen to a trial ---
 
 
-@pytest.mark.slow
-def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_search_goes_on(place: Place) -> None:
+def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_search_goes_on(place: SearchPlace) -> None:
     # A batch of 256 is 480 MiB of pixels, several times over; imports alone take 1 GiB. With this seed it comes first.
     settings = {**QUICK, "epochs": "1", "train_images": "400", "image_size": "400", "batch_sizes": "8,256"}
     settings |= {"n_trials": "2", "sampler": "random", "seed": "1"}

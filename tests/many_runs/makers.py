@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from accelmlf.many_runs.child_run import start_server
+from accelmlf.many_runs.server import start_server
 from tests.machine.makers import fresh_server
 
 

@@ -15,8 +15,8 @@ from accelmlf.errors import AccelmlfError, ConfigError, DataError, DeviceError
 from accelmlf.machine.devices import device_key
 from accelmlf.machine.facts import DECIDES_SPEED
 from accelmlf.machine.isolation import call
-from accelmlf.many_runs.child_run import start_server
 from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of, look
+from accelmlf.many_runs.server import start_server
 from accelmlf.run.one_run import one_run
 from accelmlf.run.plan import settle
 from accelmlf.run.tracker import MemoryTracker
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 ASKING = """
 import torch
 from accelmlf.machine.isolation import call
-from accelmlf.many_runs.child_run import start_server
+from accelmlf.many_runs.server import start_server
 from accelmlf.many_runs.preflight import look
 from accelmlf.settings.recipes import resolve
 if __name__ == "__main__":

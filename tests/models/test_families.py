@@ -372,6 +372,7 @@ ask("someone/else")
 """
 
 
+@pytest.mark.slow
 def test_weights_come_from_the_hub_and_then_from_its_cache_and_else_not_at_all(tmp_path: Path) -> None:
     token = vit_folder(tmp_path / "hub" / "someone" / "tiny" / "resolve" / "main")["vit.embeddings.cls_token"]
     variables = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
@@ -401,6 +402,7 @@ ViTForImageClassification.from_pretrained(sys.argv[1], num_labels=3, ignore_mism
 """
 
 
+@pytest.mark.slow
 def test_a_vit_is_loaded_in_silence_and_transformers_is_as_loud_as_before_afterwards(tmp_path: Path) -> None:
     vit_folder(tmp_path)
     command = [sys.executable, "-c", LOAD_TWICE, str(tmp_path)]

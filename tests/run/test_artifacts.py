@@ -100,6 +100,7 @@ def test_the_weights_that_were_saved_build_the_model_again(tmp_path: Path, model
     assert not torch.equal(next(other.parameters()), next(model.parameters()))
 
 
+@pytest.mark.slow
 def test_a_run_loads_what_draws_only_when_it_draws(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -233,6 +233,7 @@ print(matplotlib.get_backend(auto_select=False))
 """
 
 
+@pytest.mark.slow
 def test_importing_loads_no_pyplot_and_chooses_no_backend() -> None:
     variables = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     chosen = IMPORTED + "matplotlib.use('svg'); print(matplotlib.get_backend(auto_select=False))"  # the control
@@ -286,6 +287,7 @@ def test_backend_style_and_figures_of_the_process_are_as_before_optunas_pictures
     assert {path.name for path in tmp_path.iterdir()} == OPTUNAS
 
 
+@pytest.mark.slow
 def test_a_display_that_does_not_answer_is_not_asked(tmp_path: Path) -> None:
     """In a process of its own, where nobody has chosen a backend yet."""
     code = (

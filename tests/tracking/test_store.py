@@ -225,6 +225,7 @@ def test_a_store_without_a_name_is_made_in_the_folder_whatever_that_is_called(tm
     assert (folder / "mlflow.db").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_runs_that_start_together_on_a_fresh_store_all_succeed(tmp_path: Path) -> None:
     script = "from accelmlf.tracking.store import open_store\n"
     script += "from accelmlf.tracking.tracker import MlflowTracker\nwith MlflowTracker(open_store()).run(): pass"
@@ -243,6 +244,7 @@ def test_runs_that_start_together_on_a_fresh_store_all_succeed(tmp_path: Path) -
     assert len(client.search_runs([experiment.experiment_id])) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_model")
 def test_a_server_that_is_not_there_is_one_error_in_seconds_without_its_password(
     monkeypatch: pytest.MonkeyPatch,

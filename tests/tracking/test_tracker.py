@@ -305,6 +305,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, store_uri: str) -> Iterator
         process.wait(20)
 
 
+@pytest.mark.slow
 def test_a_run_is_tracked_over_http(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.chdir(tmp_path)
