@@ -7,7 +7,14 @@ from accelmlf.machine import isolation
 from accelmlf.machine.facts import own_code_state
 from accelmlf.models.families import MODELS
 
-IMPORTED_FIRST = ("accelmlf.many_runs.child_run", "sklearn.datasets", "sklearn.metrics", "sklearn.model_selection")
+IMPORTED_FIRST = (
+    "accelmlf.many_runs.child_run",
+    "sklearn.datasets",
+    "sklearn.metrics",
+    "sklearn.model_selection",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "matplotlib.figure",
+)
 """What every run imports, some of it only when it gets there; a second or two each. A model's own are in MODELS."""
 
 

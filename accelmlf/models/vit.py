@@ -26,7 +26,7 @@ def vit(architecture: dict[str, Any], num_classes: int) -> nn.Module:
     """A ViT with random weights; `architecture`: the VIT_FIELDS that are not transformers' usual ones."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(**architecture, num_labels=num_classes)  # type: ignore[call-arg]
+    config = ViTConfig(**architecture, num_labels=num_classes)
     return VisionTransformer(ViTForImageClassification(config))
 
 

@@ -11,13 +11,12 @@ import mlflow
 import psutil
 import pytest
 
-from accelmlf.models.families import MODELS
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import RunConfig
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-QUICK = ["train_images=200", "epochs=1", "device=cpu"]
+QUICK = ["train_images=100", "epochs=1", "device=cpu"]
 
 
 def environment(store_uri: str) -> dict[str, str]:
@@ -86,17 +85,9 @@ def test_mlflow_run_trains_a_real_resnet50_and_tracks_it(store: object, store_ur
     assert not [name for name in second.data.metrics if name.startswith("system/")]  # nobody asked
 
 
-@pytest.mark.parametrize(
-    ("parameters", "says"),
-    [
-        (["tunedd=1"], "tunedd=1: there is no such setting. Did you mean tuned?"),
-        (["tuned=maybe"], "tuned=maybe: neither true nor false"),
-    ],
-)
-def test_a_bad_parameter_under_mlflow_run_closes_the_run(
-    store: object, store_uri: str, tmp_path: Path, parameters: list[str], says: str
-) -> None:
-    command = mlflow_run(store_uri, tmp_path, *parameters)
+def test_a_bad_parameter_under_mlflow_run_closes_the_run(store: object, store_uri: str, tmp_path: Path) -> None:
+    says = "tunedd=1: there is no such setting. Did you mean tuned?"
+    command = mlflow_run(store_uri, tmp_path, "tunedd=1")
     ended = subprocess.run(command, env=environment(store_uri), capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert says in ended.stderr
@@ -201,8 +192,8 @@ def test_killing_mlflow_run_ends_the_training_below_it(store: object, store_uri:
     assert run.data.tags["accelmlf.outcome"] == "interrupted"
 
 
-@pytest.mark.parametrize("pipeline", ["memory", "stream"])
-@pytest.mark.parametrize("model", MODELS)
+# ResNet50 draws nothing at random while it trains: nothing that a process of its own could draw differently.
+@pytest.mark.parametrize(("model", "pipeline"), [("vit", "memory"), ("vit", "stream"), ("efficientnet_b0", "stream")])
 def test_workers_change_no_bit_of_a_real_model(
     model: str, pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

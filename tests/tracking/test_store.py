@@ -225,20 +225,35 @@ def test_a_store_without_a_name_is_made_in_the_folder_whatever_that_is_called(tm
     assert (folder / "mlflow.db").stat().st_size > 0
 
 
+TOGETHER = """
+import os, sys, traceback
+from accelmlf.tracking.store import open_store
+from accelmlf.tracking.tracker import MlflowTracker
+
+def track():
+    try:
+        with MlflowTracker(open_store()).run():
+            return 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+pids = []
+for _ in range(4):  # forked, so that they begin at the same moment, their imports done
+    pids.append(os.fork())
+    if not pids[-1]:
+        os._exit(track())
+sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
+"""
+
+
 @pytest.mark.slow
 def test_runs_that_start_together_on_a_fresh_store_all_succeed(tmp_path: Path) -> None:
-    script = "from accelmlf.tracking.store import open_store\n"
-    script += "from accelmlf.tracking.tracker import MlflowTracker\nwith MlflowTracker(open_store()).run(): pass"
     uri = f"sqlite:///{tmp_path / 'fresh.db'}"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, errors
+    command = [sys.executable, "-c", TOGETHER]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
     client = mlflow.MlflowClient(uri)
     (experiment,) = [e for e in client.search_experiments() if e.name == "accelmlf"]
     assert len(client.search_runs([experiment.experiment_id])) == 4

@@ -63,7 +63,7 @@ def start_ui(folder: Path) -> tuple["subprocess.Popen[str]", str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_the_charts_until_it_is_told_to_end_and_leaves_no_process(new_store: Path, number: int) -> None:
     experiment_id = open_store().own_experiment()
     process, link = start_ui(new_store)
