@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 from accelmlf.errors import Interrupted
 
@@ -87,10 +87,17 @@ def leave_ending_to_parent(*_: object) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    sys.excepthook = _say_unless_hung_up
     parent = multiprocessing.parent_process()
     if parent is not None and hasattr(signal, "sigwaitinfo"):  # macOS has it not, and keeps torch's handler
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_when_told_by, args=[parent.pid], daemon=True).start()
+
+
+def _say_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A parent that is interrupted while it is handed a batch hangs up, and says itself what has happened."""
+    if not isinstance(error, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_when_told_by(sender: int) -> None:

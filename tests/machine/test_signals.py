@@ -103,3 +103,26 @@ def test_what_the_caller_ignores_stays_ignored() -> None:
             print("went on")
     """)
     assert ended.stdout == "went on\n"
+
+
+@pytest.mark.parametrize(("first", "says"), [("signals.leave_ending_to_parent()", False), ("", True)])
+def test_a_loader_process_is_silent_when_its_parent_hangs_up(first: str, says: bool) -> None:
+    ended = run_script(f"""
+        import socket, threading
+        from multiprocessing import resource_sharer
+        {first}
+        address, _ = resource_sharer.DupFd(0)._id  # as a batch is handed over
+        parent = socket.socket(socket.AF_UNIX)
+        parent.connect(address)
+        parent.close()
+        sharer = resource_sharer._resource_sharer._thread
+        resource_sharer.stop(timeout=10)
+        sharer.join()
+    """)
+    assert ended.returncode == 0
+    assert ("Traceback" in ended.stderr) is says, ended.stderr
+
+
+def test_whatever_else_goes_wrong_in_a_loader_process_is_said() -> None:
+    ended = run_script("signals.leave_ending_to_parent()\nraise ValueError('the control')")
+    assert "ValueError: the control" in ended.stderr
