@@ -81,6 +81,7 @@ def coverage(design_name: str, repeats: int, studies: int, expected: Mapping[str
     return {name: count / studies for name, count in held.items()}
 
 
+@pytest.mark.slow
 @REPEATS
 @pytest.mark.parametrize("design", ["one_at_a_time", "factorial"])
 def test_ninety_five_of_a_hundred_intervals_hold_the_true_effect(design: str, repeats: int) -> None:
@@ -148,6 +149,7 @@ def p_value(effect: Effect) -> float:
     return effect.interval.p_value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NULL_CASES)
 def test_a_factor_that_is_worth_nothing_gets_a_verdict_in_at_most_five_of_a_hundred_ablations(case: str) -> None:
     found = false_verdicts(case)

@@ -224,12 +224,14 @@ def run_while_loading(tmp_path: Path, body: str) -> "subprocess.CompletedProcess
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_a_process_ends_though_something_still_holds_its_loader(tmp_path: Path) -> None:
     # As the traceback of an error does. At exit Python asks loader processes to end, and waits.
     ended = run_while_loading(tmp_path, "held = [batches]; held.append(held); gc.disable(); del batches, loader")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_loader_processes_outlive_a_signal_that_was_sent_to_every_process(tmp_path: Path) -> None:
     ended = run_while_loading(
         tmp_path,

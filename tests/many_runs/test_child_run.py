@@ -48,6 +48,7 @@ from accelmlf.tracking.stored_runs import StoredRun
 from tests.many_runs.makers import serving
 from tests.tracking.makers import parent_run
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {"model": "vit", "device": "cpu", "train_images": 60, "epochs": 2, "target_accuracy": 0.01}
 SMALL |= {"save_model": False}
@@ -316,7 +317,6 @@ def test_a_run_is_trained_and_tracked_and_reads_the_test_set_only_when_told(
     assert "epoch" not in out + err  # whoever asked for it speaks
 
 
-@pytest.mark.slow
 def test_loader_processes_work_inside_and_change_no_bit(store: mlflow.MlflowClient) -> None:
     loaders: set[psutil.Process] = set()
 
@@ -409,7 +409,6 @@ def test_a_terminal_s_signal_does_not_reach_the_run(store: mlflow.MlflowClient) 
     assert len(sessions) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("same_device", [True, False])
 def test_a_run_waits_for_the_one_before_it_on_the_same_device(store: mlflow.MlflowClient, same_device: bool) -> None:
     released_s: list[float] = []
@@ -445,7 +444,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_a_run_ends_and_is_closed_when_the_process_that_asked_for_it_is_killed(
     store: mlflow.MlflowClient, tmp_path: Path
 ) -> None:

@@ -12,6 +12,8 @@ from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tracker import MlflowTracker
 from tests.many_runs.makers import serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _server(store_uri: str) -> Iterator[None]:

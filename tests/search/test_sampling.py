@@ -139,6 +139,7 @@ print(json.dumps(run(study_with(url, name, sampler), 4)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_new_processes_with_the_same_seed_go_on_with_new_points(url: str, name: str, sampler: str) -> None:
     points: list[Point] = []

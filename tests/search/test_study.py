@@ -320,6 +320,7 @@ def mended(study: optuna.Study) -> list[str]:
     return states(study)
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_fresh_database_at_once_all_succeed(tmp_path: Path) -> None:
     path = tmp_path / "optuna.db"
     processes = [Process(f"sqlite:///{path}", "s", "opening") for _ in range(4)]
@@ -435,6 +436,7 @@ def test_a_trial_of_another_machine_counts_as_killed_by_its_heartbeat_only(url: 
     assert found == [["RUNNING"], ["FAIL", "WAITING"], ["FAIL", "WAITING"]]
 
 
+@pytest.mark.slow
 def test_processes_that_mend_at_once_retry_a_trial_once(url: str, study: optuna.Study) -> None:
     with at_stage(url, study.study_name, "ten at once") as process:
         assert process.said() == ["ready"]

@@ -141,6 +141,7 @@ def test_the_package_leaves_mlflow_s_hidden_state_alone(name: str) -> None:
 # --- how it is opened ---
 
 
+@pytest.mark.slow
 def test_to_import_the_tracking_changes_nothing(tmp_path: Path) -> None:
     script = "import os\nbefore = dict(os.environ)\nimport accelmlf.tracking.tracker, accelmlf.tracking.parent_run\n"
     script += "assert [name for name in os.environ if name.startswith('MLFLOW') and name not in before] == []\n"
@@ -215,6 +216,7 @@ def test_an_experiment_that_is_named_by_an_id_nobody_knows_is_an_error_of_the_st
         Store(store).own_experiment()
 
 
+@pytest.mark.slow
 def test_a_store_without_a_name_is_made_in_the_folder_whatever_that_is_called(tmp_path: Path) -> None:
     folder = tmp_path / "two words, 100%41"
     folder.mkdir()
