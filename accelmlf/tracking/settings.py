@@ -1,8 +1,11 @@
-"""The settings of the MLflow UI. Standard library only."""
+"""The settings of the MLflow UI, and what is known of the store without MLflow. Standard library only."""
 
 from dataclasses import dataclass
 
 from accelmlf.settings.fields import setting
+
+STORE_IMPORTS = ("mlflow.store.tracking.sqlalchemy_store",)
+"""What MLflow imports only when it opens a database: a second."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,13 +46,6 @@ SPENT = -math.inf
 names = (f"objective-{number}" for number in itertools.count())
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = f"sqlite:///{tmp_path_factory.mktemp('studies') / 'optuna.db'}"
-    open_study(made, "first", FACTS)
-    return made
-
-
 @pytest.fixture
 def study(url: str) -> optuna.Study:
     """One whose trials have different points, as those of a search do."""

@@ -35,13 +35,6 @@ ERRORS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = f"sqlite:///{tmp_path_factory.mktemp('studies') / 'optuna.db'}"
-    open_study(made, "first", {})
-    return made
-
-
 @pytest.fixture
 def study(url: str) -> optuna.Study:
     return open_study(url, next(names), {})

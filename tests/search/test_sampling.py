@@ -49,14 +49,6 @@ OWN_WITH_RATE: Point = {"batch_size": 16, "accumulation_steps": 1, "learning_rat
 Ends = Callable[[optuna.Trial, Point], float]
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A real database, made once; each test has a study of its own in it."""
-    made = f"sqlite:///{tmp_path_factory.mktemp('sampling') / 'optuna.db'}"
-    open_study(made, "first", FACTS)
-    return made
-
-
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.node.name)

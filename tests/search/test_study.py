@@ -44,14 +44,6 @@ DOWN, UP = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 names = (f"study-{number}" for number in itertools.count())
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A real database, made once: its tables take most of a second. Each test has studies of its own in it."""
-    made = f"sqlite:///{tmp_path_factory.mktemp('studies') / 'optuna.db'}"
-    open_study(made, "first", FACTS)
-    return made
-
-
 @pytest.fixture
 def study(url: str) -> optuna.Study:
     return open_study(url, next(names), FACTS)

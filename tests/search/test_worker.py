@@ -37,13 +37,6 @@ FACTS = {"model": "vit"}
 names = (f"worker-{number}" for number in itertools.count())
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = f"sqlite:///{tmp_path_factory.mktemp('studies') / 'optuna.db'}"
-    open_study(made, "first", FACTS)
-    return made
-
-
 @pytest.fixture
 def worker(url: str) -> Worker:
     return make_worker(open_study(url, next(names), FACTS), url, timeout_s=BUDGET_S)
