@@ -1,10 +1,10 @@
 """The command line: one command per entry point of MLproject, its flags read off the settings class."""
 
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -12,7 +12,7 @@ import click
 from accelmlf.entry_points import ENTRY_POINTS, EntryPoint
 from accelmlf.errors import AccelmlfError, ConfigError, Interrupted, broken_environment, one_line, redact
 from accelmlf.machine import signals
-from accelmlf.settings.fields import field_help, parse_bool, parse_setting, settable_fields, suggest
+from accelmlf.settings.fields import FALSE_WORDS, field_help, parse_bool, parse_setting, settable_fields, suggest
 from accelmlf.settings.run import RunConfig
 
 SWITCHES = {
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def exit_code(given: list[str]) -> int:
     """Run the command line; any error is reported and becomes its code."""
-    debug = any(re.fullmatch("--debug(=(true|yes|on|1))?", token, re.IGNORECASE) for token in given)
+    debug = "--debug" in (token.partition("=")[0] for token in given)
+    debug = debug and typed_value("debug", given).lower() not in FALSE_WORDS
     try:
         signals.release()
         refuse_repeats(given)
@@ -65,9 +66,10 @@ def fail(error: BaseException, line: str, code: int, debug: bool) -> int:
 def close_inherited_run(outcome: str, error: str | None = None) -> None:
     """Close the run that `mlflow run` opened for a command that ends before its own begins."""
     if os.environ.get("MLFLOW_RUN_ID"):
-        from accelmlf.tracking import tracker  # seconds of imports, where there is a run to close
+        with suppress(ImportError):  # that was the error, perhaps
+            from accelmlf.tracking import tracker  # seconds of imports, where there is a run to close
 
-        tracker.close_inherited_run(outcome, error)
+            tracker.close_inherited_run(outcome, error)
 
 
 def entry_points() -> click.Group:

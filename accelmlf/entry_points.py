@@ -51,22 +51,27 @@ def train(_: None, given: Given, dry_run: bool) -> None:
     one_run(config, MlflowTracker(open_store()), started_s=PROCESS_STARTED_S)
 
 
-def serve_runs_of(model: str) -> None:
-    """Start what the processes of runs are forked from: it imports what those need while this one imports the rest."""
+def prepare_runs(settings: TuneConfig | AblateConfig, given: Given) -> None:
+    """Check the settings of many runs, and start what these are forked from.
+
+    That imports what a run needs, while this process imports the rest.
+    """
+    settings.check_runs(given)
+    resolve(given)
     with signals.held():
         from accelmlf.many_runs.server import start_server
-    start_server(model)
+    start_server(given["model"])
 
 
 def tune(settings: TuneConfig, given: Given, dry_run: bool) -> None:
-    serve_runs_of(given["model"])
+    prepare_runs(settings, given)
     with signals.held():
         from accelmlf.search.tune import run_tune
     run_tune(settings, given, dry_run=dry_run)
 
 
 def ablate(settings: AblateConfig, given: Given, dry_run: bool) -> None:
-    serve_runs_of(given["model"])
+    prepare_runs(settings, given)
     with signals.held():
         from accelmlf.ablation.ablate import run_ablate
     run_ablate(settings, given, dry_run=dry_run)
@@ -86,7 +91,7 @@ def ui(settings: UiConfig, _: Given, __: bool) -> None:
 
 FIRST_MODEL = {"model": model_names()[0]}
 ENTRY_POINTS = {
-    "main": EntryPoint(does="Train the model that --model names.", start=train),
+    "main": EntryPoint(does="Train the model that --model names.", start=train, defaults=FIRST_MODEL),
     **{
         model: EntryPoint(
             does=f"Train {model}.",

@@ -82,8 +82,12 @@ def loaded_after(*arguments: str) -> set[str]:
         ("tune", "--help"),
         ("resnet50", "--epohcs", "3"),
         ("resnet",),
-        ("main",),
+        ("main", "--model", "resnet"),
         ("ablate", "--repeats", "0"),
+        ("tune", "--model", "resnet5"),
+        ("tune", "--validation", "test"),
+        ("ablate", "--design", "preset", "--techniques", "amp"),
+        ("ablate", "--factors", "amp,amp"),
     ],
     ids=" ".join,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from accelmlf.ablation import tables
 from accelmlf.ablation.designs import Arm
-from accelmlf.ablation.plan import AblationPlan, make_plan, refuse
+from accelmlf.ablation.plan import AblationPlan, make_plan
 from accelmlf.ablation.result import FAILED_FOR_GOOD, Ablation, blocks_of
 from accelmlf.ablation.settings import SET_BY_ABLATION, AblateConfig
 from accelmlf.errors import AccelmlfError
@@ -16,7 +16,6 @@ from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, too_m
 from accelmlf.many_runs.comparison import block_orders
 from accelmlf.many_runs.console import RunsConsole, left_in_words
 from accelmlf.many_runs.opened import labels_of_parent, opened
-from accelmlf.many_runs.server import start_server
 from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.text import say
 from accelmlf.tracking.parent_run import ParentRun
@@ -24,14 +23,14 @@ from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, COMMAND
 
 
 def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> None:
-    """Measure, compare, record. `given`: the settings of its runs that the user gave.
+    """Measure, compare, record. `given`: the settings of its runs that the user gave, with which it goes.
+
+    Its runs are forked from `many_runs.server`, which is to be started before.
 
     Raises:
         AccelmlfError: settings, data or a device that cannot be used, or runs of which none survived.
     """
-    refuse(ablate, given)
     given = {"save_model": False, **given}
-    start_server(given["model"])
     plan = make_plan(ablate, given)
     if dry_run:
         announce(plan)

@@ -13,7 +13,7 @@ from accelmlf.machine.devices import pick_device
 from accelmlf.settings.fields import pick
 from accelmlf.settings.recipes import recipe_for
 from accelmlf.settings.run import RunConfig
-from accelmlf.settings.technique_list import TechniqueList
+from accelmlf.settings.technique_list import TechniqueList, word_and_option
 from accelmlf.techniques.base import Technique
 from accelmlf.techniques.catalogue import TECHNIQUES
 from accelmlf.techniques.stack import build_stack
@@ -53,7 +53,7 @@ class TechniqueFactor(Factor):
 
     def __init__(self, label: str) -> None:
         self.label = label
-        kind = TECHNIQUES.get(label.partition(":")[0])
+        kind = TECHNIQUES.get(word_and_option(label)[0])
         self.acts_on = () if kind is None else kind.acts_on
 
     def apply(self, settings: ArmSettings, recipe_steps: int) -> ArmSettings:
@@ -163,13 +163,13 @@ def look_at_factors(words: Sequence[str], config: RunConfig) -> Factors:
 
 
 def _technique(word: str, device: torch.device) -> Technique:
-    name, _, option = word.partition(":")
+    name, option = word_and_option(word)
     known: dict[str, type[Technique] | None] = {**TECHNIQUES, **dict.fromkeys(NUMBER_FACTORS)}
     kind = pick(known, name, "factors", word)
     if kind is None:
         raise ConfigError("factors", word, f"{name} has no such form", f"Use {' or '.join(NUMBER_FACTORS)}")
     try:
-        return kind(name, option if ":" in word else None, device)
+        return kind(name, option, device)
     except ConfigError as error:
         raise ConfigError("factors", word, error.rule, error.remedy) from None
 

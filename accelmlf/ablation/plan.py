@@ -57,14 +57,6 @@ class AblationPlan:
         return f"OMP_NUM_THREADS={shlex.quote(threads)} {command}" if threads else command
 
 
-def refuse(ablate: AblateConfig, given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for settings of a run that contradict an ablation."""
-    preset = ("techniques", "batch_size") if ablate.design == "preset" else ()
-    if fixed := [name for name in preset if name in given]:
-        rule = "design=preset compares the recipe's own arms"
-        raise ConfigError(fixed[0], given[fixed[0]], rule, f"Leave {fixed[0]} out, or choose another design")
-
-
 def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     """The arms as this device can run them.
 

@@ -1,16 +1,14 @@
 """The settings of an ablation. Standard library only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import setting
 
 DEFAULT_FACTORS = "accumulation,amp,pin_memory"
-
-
 BASELINE, ALL, UNTUNED, TUNED = "baseline", "all", "untuned", "tuned"
-
-
 SET_BY_ABLATION = {"tuned": "design=preset", "accumulation_steps": "factors=accumulation"}
 """Settings of a run that an ablation sets by itself, and what to give instead."""
 
@@ -41,3 +39,11 @@ class AblateConfig:
         if twice := [word for word in words if words.count(word) > 1]:
             raise ConfigError("factors", self.factors, f"{twice[0]} is there twice", "Name each factor once")
         return words
+
+    def check_runs(self, given: Mapping[str, Any]) -> None:
+        """Raises ConfigError for settings of its runs that contradict an ablation, or factors that are none."""
+        self.factor_words()
+        preset = ("techniques", "batch_size") if self.design == "preset" else ()
+        if fixed := [name for name in preset if name in given]:
+            rule = "design=preset compares the recipe's own arms"
+            raise ConfigError(fixed[0], given[fixed[0]], rule, f"Leave {fixed[0]} out, or choose another design")

@@ -33,10 +33,12 @@ def start_server(modules: Sequence[str]) -> None:
 
     To be called with the environment as the work will see it.
     """
+    from multiprocessing import resource_tracker
     from multiprocessing.forkserver import ensure_running
 
     CONTEXT.set_forkserver_preload([__name__, *modules])
-    # It inherits the mask: a signal to the whole group must not take the server away from those that close their runs.
+    resource_tracker.ensure_running()  # its start lets signals through again
+    # The server inherits the mask: a signal to the whole group must not take it away from those that close their runs.
     signals.hold_back()
     try:
         ensure_running()

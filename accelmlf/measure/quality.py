@@ -34,6 +34,10 @@ class Quality:
     def is_finite(self) -> bool:
         return math.isfinite(self.loss)
 
+    def reaches(self, target_accuracy: float) -> bool:
+        """Whether the accuracy is at least the target (a fraction)."""
+        return self.accuracy >= target_accuracy
+
     def confusion(self) -> npt.NDArray[np.int64]:
         """Pictures [class, predicted class]."""
         from sklearn.metrics import confusion_matrix

@@ -13,6 +13,7 @@ from accelmlf.settings.commands import FOLLOWS, VARIES, command_of, departures
 from accelmlf.settings.fields import as_text
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig, batch_in_words
+from accelmlf.settings.technique_list import word_and_option
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ABLATION, ARM_RUN, ASKED, CONFIRMATION, CONTINUED_BY, REPORT, SEARCH, TRIAL
 
@@ -99,7 +100,7 @@ class Group:
 
 def _words(text: str) -> set[str]:
     """A setting's words; of techniques without their options, which the preset leaves to the device."""
-    return {word.partition(":")[0] for word in text.split(",")}
+    return {word_and_option(word)[0] for word in text.split(",")}
 
 
 @dataclass(frozen=True)

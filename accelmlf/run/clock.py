@@ -56,7 +56,7 @@ class RunClock:
 
     def _collect(self, epoch: EpochMetrics) -> None:
         self.epochs.append(epoch)
-        if not self.reached and epoch.quality.accuracy >= self.target:
+        if not self.reached and epoch.quality.reaches(self.target):
             self.at_target = epoch
 
     def logged(self) -> None:

@@ -1,12 +1,13 @@
 """What a person sees while a run goes on: a bar per epoch on a terminal, plain lines elsewhere, a table at the end."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from accelmlf.data.batches import Batch
+from accelmlf.measure.cost import Cost
 from accelmlf.measure.records import MAX_OTHER_SHARE, EpochMetrics, RunSummary
 from accelmlf.run.workload import Workload
 from accelmlf.settings.run import RunConfig, batch_in_words
@@ -88,14 +89,10 @@ class Console:
         """Take the bar away, whatever ended the run."""
         self.bar.close()
 
-    def closing(self, epochs: Sequence[EpochMetrics], summary: RunSummary, url: str | None) -> None:
+    def closing(self, summary: RunSummary, url: str | None) -> None:
         """The final table, and where the charts are."""
-        target = f"{summary.target_accuracy:g} on validation"
+        total, target = summary.total, f"{summary.target_accuracy:g} on validation"
         reached = f"after {summary.time_to_accuracy_s:.1f} s of training" if summary.reached_target else "not reached"
-        totals: dict[str, float] = {}
-        for epoch in epochs:
-            for phase, seconds in epoch.cost.phases_s.items():
-                totals[phase] = totals.get(phase, 0.0) + seconds
         rows: dict[str, str] = {}
         if summary.test is not None:
             rows |= {
@@ -106,13 +103,12 @@ class Console:
             "best validation accuracy": f"{summary.best_eval_accuracy:.4f}",
             f"target {target}": reached,
             "training": f"{summary.total_train_s:.1f} s, median epoch {summary.median_epoch_s:.2f} s",
-            "where it went": phase_shares(totals, summary.total_train_s),
+            "where it went": phase_shares(total.phases_s, summary.total_train_s),
             "set-up, warm-up, everything": f"{summary.setup_s:.1f} s, {summary.warmup_s:.1f} s, {summary.wall_s:.1f} s",
-            "peak memory": peak_memory(epochs),
+            "peak memory": peak_memory(total),
         }
-        joules = [epoch.cost.gpu_joules for epoch in epochs if epoch.cost.gpu_joules is not None]
-        if joules:
-            rows["GPU energy"] = f"{sum(joules) / 1e3:.2f} kJ"
+        if total.gpu_joules is not None:
+            rows["GPU energy"] = f"{total.gpu_joules / 1e3:.2f} kJ"
         width = max(map(len, rows))
         self.say("\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in rows.items()), ""]))
         if url is not None:
@@ -121,13 +117,12 @@ class Console:
             self.say(f"note: phases leave {summary.other_share:.1%} of the epochs unexplained: unfit for claims")
 
 
-def phase_shares(phases_s: dict[str, float], total_s: float) -> str:
+def phase_shares(phases_s: Mapping[str, float], total_s: float) -> str:
     """`forward 31 %, backward 60 %, ...` in the order of a step."""
     return ", ".join(f"{phase.replace('_', ' ')} {seconds / total_s:.0%}" for phase, seconds in phases_s.items())
 
 
-def peak_memory(epochs: Sequence[EpochMetrics]) -> str:
-    """The highest of all epochs, GPU first where there is one."""
-    gpu = [epoch.cost.gpu_peak_allocated_mib for epoch in epochs if epoch.cost.gpu_peak_allocated_mib is not None]
-    host = max(epoch.cost.host_peak_mib or 0 for epoch in epochs)
-    return (f"GPU {max(gpu):,.0f} MiB, " if gpu else "") + f"host {host:,.0f} MiB"
+def peak_memory(cost: Cost) -> str:
+    """GPU first where there is one; what was not measured is left out."""
+    peaks = {"GPU": cost.gpu_peak_allocated_mib, "host": cost.host_peak_mib}
+    return ", ".join(f"{where} {mib:,.0f} MiB" for where, mib in peaks.items() if mib is not None)

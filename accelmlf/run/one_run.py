@@ -19,7 +19,7 @@ from accelmlf.run.tracker import TrackedRun, Tracker
 from accelmlf.run.warmup import warm_up
 from accelmlf.run.workload import dataset_record, load_data, prepare
 from accelmlf.settings.run import RunConfig
-from accelmlf.techniques.stack import Skipped
+from accelmlf.techniques.stack import Skipped, labels_of
 
 StopEarly = Callable[[EpochMetrics], str | None]
 """After an epoch: the outcome as which the run ends here, or None to go on."""
@@ -75,7 +75,7 @@ def one_run(
         with tempfile.TemporaryDirectory() as folder:
             artifacts.write_closing(Path(folder), config, clock.epochs, summary, splits.class_names, work.model)
             run.log_artifacts(Path(folder))
-        console.closing(clock.epochs, summary, run.url())
+        console.closing(summary, run.url())
     return summary
 
 
@@ -83,7 +83,7 @@ def log_opening(run: TrackedRun, config: RunConfig, skipped: Sequence[Skipped], 
     """All that is known before the first picture is read."""
     labels = {
         "arm": config.arm,
-        "skipped_techniques": ",".join(technique.label for technique in skipped) or "none",
+        "skipped_techniques": str(labels_of(skipped)),
         **as_tags(facts),
     }
     run.log_config(config, labels)

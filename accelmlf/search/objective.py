@@ -115,7 +115,7 @@ class Objective:
 
     def reason_to_stop(self, epoch: EpochMetrics, config: RunConfig) -> str | None:
         """Pruning that is exact: past the best finished time, a trial of the same seed can no longer win."""
-        if epoch.quality.accuracy >= config.target_accuracy or epoch.epoch == config.epochs:
+        if epoch.quality.reaches(config.target_accuracy) or epoch.epoch == config.epochs:
             return None
         if time.monotonic() >= self.deadline_s:
             return "interrupted"

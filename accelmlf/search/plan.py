@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from accelmlf.errors import ConfigError
 from accelmlf.many_runs.opened import labels_of_parent
 from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of
 from accelmlf.search import storage
@@ -13,6 +12,7 @@ from accelmlf.search.space import Point, SearchSpace
 from accelmlf.settings.fields import as_text
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
+from accelmlf.techniques.stack import labels_of
 from accelmlf.tracking.tags import SAMPLER, SKIPPED, SPACE, under
 
 
@@ -35,16 +35,6 @@ class Plan:
         return resolve({**self.given, **searched, **fixed, **settings})
 
 
-def refuse(tune: TuneConfig, given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for settings of a run that contradict a search."""
-    if given.get("validation") == "test":
-        remedy = "Leave validation out: the search looks at a part of the training set"
-        raise ConfigError("validation", "test", "a search that looks at the test set leaves nothing to test on", remedy)
-    if tune.search_techniques and "techniques" in given:
-        remedy = "Leave techniques or search_techniques out"
-        raise ConfigError("techniques", given["techniques"], "the techniques are searched", remedy)
-
-
 def study_facts(seen: Preflight, space: SearchSpace) -> dict[str, str]:
     """What the trials of one study have in common, and the space of what they have not."""
     searched = {*SET_BY_SEARCH, *space.names, *(("techniques",) if space.technique_sets else ())}
@@ -64,6 +54,5 @@ def labels(plan: Plan, seen: Preflight, study: Mapping[str, str]) -> tuple[dict[
     }
     asked |= {"study_name": study["name"], "storage": storage.shown(study["storage"])}
     params, tags = labels_of_parent(seen, asked, SET_BY_SEARCH)
-    skipped = ",".join(technique.label for technique in seen.skipped) or "none"
-    own = {SAMPLER: study["sampler"], SKIPPED: skipped}
+    own = {SAMPLER: study["sampler"], SKIPPED: str(labels_of(seen.skipped))}
     return params, tags | own | under(SPACE, plan.space.as_texts())

@@ -1,7 +1,9 @@
 """The settings of a search. Standard library only."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import setting
@@ -49,3 +51,13 @@ class TuneConfig:
         if self.sampler == "grid" and self.search_learning_rate:
             remedy = "Use sampler=tpe or random, or leave search_learning_rate out"
             raise ConfigError("sampler", "grid", "a learning rate has no grid", remedy)
+
+    def check_runs(self, given: Mapping[str, Any]) -> None:
+        """Raises ConfigError for settings of its runs that contradict a search."""
+        if given.get("validation") == "test":
+            rule = "a search that looks at the test set leaves nothing to test on"
+            remedy = "Leave validation out: the search looks at a part of the training set"
+            raise ConfigError("validation", "test", rule, remedy)
+        if self.search_techniques and "techniques" in given:
+            remedy = "Leave techniques or search_techniques out"
+            raise ConfigError("techniques", given["techniques"], "the techniques are searched", remedy)

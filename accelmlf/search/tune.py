@@ -6,11 +6,10 @@ from typing import Any
 from accelmlf.errors import ConfigError
 from accelmlf.many_runs.opened import opened
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
-from accelmlf.many_runs.server import start_server
 from accelmlf.search import sampling, storage
 from accelmlf.search.confirmation import Confirmation, confirm
 from accelmlf.search.console import SearchConsole
-from accelmlf.search.plan import Plan, default_name, labels, refuse, study_facts
+from accelmlf.search.plan import Plan, default_name, labels, study_facts
 from accelmlf.search.result import Result, draw, write_tables
 from accelmlf.search.settings import DEFAULT_STORAGE, TuneConfig
 from accelmlf.search.space import make_space
@@ -25,14 +24,14 @@ from accelmlf.tracking.tags import SEARCH
 
 
 def run_tune(tune: TuneConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> None:
-    """Search, confirm, record. `given`: the settings of its runs that the user gave.
+    """Search, confirm, record. `given`: the settings of its runs that the user gave, with which it goes.
+
+    Its runs are forked from `many_runs.server`, which is to be started before.
 
     Raises:
         AccelmlfError: settings, data, device or storage that cannot be used, or trials of which none survived.
     """
-    refuse(tune, given)
     given = {"save_model": False, **given}
-    start_server(given["model"])
     url = storage.storage_url(tune.storage)
     if storage.is_same_database(url, tracking_uri()):  # both make tables for Alembic, which clash
         raise ConfigError("storage", url, "MLflow's own database", f"Use another one, such as {DEFAULT_STORAGE}")

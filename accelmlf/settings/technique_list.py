@@ -7,6 +7,12 @@ from accelmlf.errors import ConfigError
 NONE = "none"
 
 
+def word_and_option(label: str) -> tuple[str, str | None]:
+    """`amp:bf16` as amp and bf16; without a colon there is no option."""
+    word, colon, option = label.partition(":")
+    return word, option if colon else None
+
+
 @dataclass(frozen=True)
 class TechniqueList:
     """Techniques by their labels, a word with or without an option (`amp`, `amp:bf16`), in the order given.
@@ -32,7 +38,7 @@ class TechniqueList:
         labels = tuple(part.strip() for part in text.split(","))
         if labels == (NONE,):
             return cls()
-        words = [label.partition(":")[0] for label in labels]
+        words = [word_and_option(label)[0] for label in labels]
         if NONE in words:
             raise ConfigError(name, text, f"{NONE} stands alone", "Leave it or the others out")
         if "" in words:
@@ -46,7 +52,7 @@ class TechniqueList:
     @property
     def words(self) -> tuple[str, ...]:
         """The techniques without their options."""
-        return tuple(label.partition(":")[0] for label in self.labels)
+        return tuple(word_and_option(label)[0] for label in self.labels)
 
     def with_(self, *labels: str) -> "TechniqueList":
         """These after the others."""

@@ -12,7 +12,7 @@ from torch import nn
 from accelmlf.data.batches import Batch
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.settings.fields import pick
-from accelmlf.settings.technique_list import TechniqueList
+from accelmlf.settings.technique_list import TechniqueList, word_and_option
 from accelmlf.techniques.base import Technique, cudnn_benchmark, tensor_float_32
 from accelmlf.techniques.catalogue import TECHNIQUES
 
@@ -80,6 +80,11 @@ class Skipped:
     reason: str
 
 
+def labels_of(skipped: Sequence[Skipped]) -> TechniqueList:
+    """The techniques that were left out, without the reasons."""
+    return TechniqueList(tuple(technique.label for technique in skipped))
+
+
 def build_stack(wanted: TechniqueList, device: torch.device) -> tuple[TechniqueStack, list[Skipped]]:
     """Techniques on a device; what a preset asks for in vain is left out and returned.
 
@@ -90,8 +95,8 @@ def build_stack(wanted: TechniqueList, device: torch.device) -> tuple[TechniqueS
     techniques: list[Technique] = []
     skipped: list[Skipped] = []
     for label in wanted.labels:
-        word, colon, option = label.partition(":")
-        technique = pick(TECHNIQUES, word, "techniques", wanted)(word, option if colon else None, device)
+        word, option = word_and_option(label)
+        technique = pick(TECHNIQUES, word, "techniques", wanted)(word, option, device)
         if (reason := technique.missing()) is None:
             techniques.append(technique)
         elif wanted.is_preset:

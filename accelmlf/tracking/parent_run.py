@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from mlflow.entities import Run, RunStatus
+from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from accelmlf.machine.processes import identity, is_gone
 from accelmlf.tracking.store import Store
 from accelmlf.tracking.stored_runs import StoredRun, of_study
-from accelmlf.tracking.tags import CONTINUED_BY, ERROR, KIND, OUTCOME, OWNER, STUDY, STUDY_ID, WELL
-from accelmlf.tracking.tracker import STATUS, MlflowRun
+from accelmlf.tracking.tags import CONTINUED_BY, KIND, OUTCOME, OWNER, STUDY, STUDY_ID, WELL
+from accelmlf.tracking.tracker import MlflowRun
 
 
 class ParentRun:
@@ -90,18 +90,12 @@ class ParentRun:
 def close_run(store: Store, run: Run, outcome: str, error: str | None) -> None:
     """Whatever of a run's end is missing. A run that was killed after its last word keeps its own outcome."""
     run_id, tags = run.info.run_id, run.data.tags
-    with store.errors():
-        if OUTCOME not in tags:
-            store.client.set_tag(run_id, OUTCOME, outcome)
-            if error is not None:
-                store.client.set_tag(run_id, ERROR, error)
-        outcome = tags.get(OUTCOME, outcome)
-        if run.info.status == "RUNNING":
-            store.client.set_terminated(run_id, RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED)))
-        mark = f" ({outcome.replace('_', ' ')})"
-        if outcome not in WELL and not run.info.run_name.endswith(mark):
+    if OUTCOME not in tags:
+        store.tag_outcome(run_id, outcome, error)
+    outcome = tags.get(OUTCOME, outcome)
+    if run.info.status == "RUNNING":
+        store.terminate(run_id, outcome)
+    mark = f" ({outcome.replace('_', ' ')})"
+    if outcome not in WELL and not run.info.run_name.endswith(mark):
+        with store.errors():
             store.client.update_run(run_id, name=run.info.run_name + mark)
-
-
-Family = ParentRun
-"""Of the search's worker, until it says ParentRun."""

@@ -8,25 +8,27 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from accelmlf.errors import AccelmlfError
-from accelmlf.tracking.store import experiment_name, open_store
+from accelmlf.errors import AccelmlfError, broken_environment
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Hand `arguments` to `mlflow run .`; what is wrong with the store is one line and its exit code."""
+    """Hand `arguments` to `mlflow run .`; a store or an environment that is broken is one line and its exit code."""
     try:
+        from mlflow.cli import cli
+
+        from accelmlf.tracking.store import experiment_name, open_store
+
         store = open_store()
         store.own_experiment()
-    except AccelmlfError as error:
-        print(f"accelmlf: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except (AccelmlfError, ImportError) as error:
+        known = broken_environment(error) if isinstance(error, ImportError) else error
+        print(f"accelmlf: error: {known}", file=sys.stderr)
+        sys.exit(known.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     os.environ["MLFLOW_TRACKING_URI"] = store.uri
     if not os.environ.get("MLFLOW_EXPERIMENT_ID"):
         os.environ["MLFLOW_EXPERIMENT_NAME"] = experiment_name()
-    from mlflow.cli import cli
-
     cli(["run", ".", *arguments], prog_name="mlflow")
     sys.exit(0)
 

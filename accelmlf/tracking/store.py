@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
-from accelmlf.errors import AccelmlfError, ConfigError, DiskError, TrackingError, recognise
+from accelmlf.errors import AccelmlfError, ConfigError, DiskError, TrackingError, one_line, recognise
 from accelmlf.machine.processes import locked
 from accelmlf.tracking.stored_runs import StoredRun, of_study
+from accelmlf.tracking.tags import ERROR, OUTCOME
 
 EXPERIMENT = "accelmlf"
 LOCAL_STORE = "sqlite:///mlflow.db"
+SQLITE = r"sqlite:///([^?]+)"
 PAGE = 1000
 """Runs per answer to a search."""
 MLFLOW_VARIABLES = {
@@ -28,6 +30,13 @@ MLFLOW_VARIABLES = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """What MLflow reads from the environment at each call, where the user has not set it."""
+STATUS = {
+    "completed": RunStatus.FINISHED,
+    "target_not_reached": RunStatus.FINISHED,
+    "interrupted": RunStatus.KILLED,
+    "pruned": RunStatus.KILLED,
+}
+"""Outcome -> status in MLflow; of any other it is FAILED."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,19 @@ class Store:
     def errors(self) -> AbstractContextManager[None]:
         """Whatever the store raises inside, as one error that names it."""
         return store_errors(self.uri)
+
+    def tag_outcome(self, run_id: str, outcome: str, error: str | None = None) -> None:
+        """How a run ended, in tags, which `mlflow run` does not overwrite as it does the status."""
+        with self.errors():
+            self.client.set_tag(run_id, OUTCOME, outcome)
+            if error is not None:
+                self.client.set_tag(run_id, ERROR, one_line(error))
+
+    def terminate(self, run_id: str, outcome: str) -> None:
+        """The status that goes with an outcome; the run is no longer open."""
+        status = RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED))
+        with self.errors():
+            self.client.set_terminated(run_id, status)
 
     def own_experiment(self) -> str:
         """The id of the experiment that MLflow's variables name, or of this project's own; made if it is not there.
@@ -153,7 +175,7 @@ def experiment_name() -> str:
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of a sqlite store; None for any other."""
-    match = re.match(r"sqlite:///([^?]+)", uri)
+    match = re.match(SQLITE, uri)
     return Path(match[1]) if match else None
 
 
@@ -191,7 +213,7 @@ def prepare_store(uri: str) -> mlflow.MlflowClient:
             # Under another name until it is complete: a half-made database would be refused for ever.
             draft = path.with_name(path.name + ".new")
             draft.unlink(missing_ok=True)
-            client_of(uri.replace(str(path), str(draft), 1))
+            client_of(re.sub(SQLITE, lambda match: match[0] + ".new", uri, count=1))
             draft.replace(path)
         return client_of(uri)
 

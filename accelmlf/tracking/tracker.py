@@ -20,7 +20,7 @@ from accelmlf.measure.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetric
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import MODEL_FILE, RunConfig
 from accelmlf.tracking.store import Store, open_store
-from accelmlf.tracking.tags import ERROR, OUTCOME, PREFIX, SETTING, UNFIT, WEIGHTS_SOURCE, under
+from accelmlf.tracking.tags import PREFIX, SETTING, UNFIT, WEIGHTS_SOURCE, under
 
 RUN_ID = "MLFLOW_RUN_ID"
 """The variable in which `mlflow run` hands over the run that it has opened."""
@@ -29,12 +29,6 @@ FILES = "/#/experiments/{}/runs/{}/artifacts"
 UI_ADDRESS = "http://127.0.0.1:5000"
 MADE_UP_NAME = "[a-z]+-[a-z]+-[0-9]+"
 """What MLflow calls a run that was given no name."""
-STATUS = {
-    "completed": RunStatus.FINISHED,
-    "target_not_reached": RunStatus.FINISHED,
-    "interrupted": RunStatus.KILLED,
-    "pruned": RunStatus.KILLED,
-}
 
 
 class MlflowRun:
@@ -118,15 +112,11 @@ class MlflowRun:
         return one_line((uri.rstrip("/") if uri.startswith("http") else UI_ADDRESS) + path)
 
     def close(self, outcome: str, error: str | None = None) -> None:
-        """Tags that say how it ended, which `mlflow run` does not overwrite as it does the status."""
-        status = RunStatus.to_string(STATUS.get(outcome, RunStatus.FAILED))
-        with self.store.errors():
-            try:
-                self.store.client.set_tag(self.run_id, OUTCOME, outcome)
-                if error is not None:
-                    self.store.client.set_tag(self.run_id, ERROR, one_line(error))
-            finally:  # a status alone is better than a run that is open for ever
-                self.store.client.set_terminated(self.run_id, status)
+        """How it ended, and that it did."""
+        try:
+            self.store.tag_outcome(self.run_id, outcome, error)
+        finally:  # a status alone is better than a run that is open for ever
+            self.store.terminate(self.run_id, outcome)
 
     def log_metrics(self, figures: Mapping[str, float], step: int) -> None:
         """Several figures in one call."""
@@ -205,7 +195,7 @@ def sampled(run: MlflowRun) -> Iterator[None]:
 
 
 def close_inherited_run(outcome: str, error: str | None = None) -> None:
-    """Close the run that `mlflow run` opened for a command that ends before its experiment begins."""
+    """Close the run that `mlflow run` opened for a command that ends before its own begins."""
     if os.environ.get(RUN_ID):
         with suppress(AccelmlfError):
             MlflowTracker(open_store())._open().close(outcome, error)

@@ -8,14 +8,12 @@ import pytest
 
 from accelmlf.ablation.designs import Arm
 from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH
-from accelmlf.ablation.plan import refuse
 from accelmlf.ablation.settings import AblateConfig
-from accelmlf.errors import ConfigError
 from accelmlf.many_runs.preflight import Preflight
 from accelmlf.settings.fields import parse_setting, settable_fields
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
-from tests.ablation.plan_makers import FACTORS, GIVEN, arm_of, differing, plan_of
+from tests.ablation.plan_makers import FACTORS, arm_of, differing, plan_of
 
 
 @pytest.mark.parametrize(
@@ -192,16 +190,6 @@ def test_the_command_that_repeats_it_stands_for_the_same_ablation(
     ablate, base = typed(plan.command())
     assert ablate == plan.ablate
     assert differing(base, resolve(plan.given)) <= {"save_model"}
-
-
-@pytest.mark.parametrize("name", ["techniques", "batch_size"])
-def test_what_the_preset_sets_cannot_be_given_beside_it(name: str) -> None:
-    given = {**GIVEN, name: "amp" if name == "techniques" else 16}
-    with pytest.raises(ConfigError, match=f"^{name}=.*: design=preset compares the recipe's own arms") as error:
-        refuse(AblateConfig(design="preset"), given)
-    assert error.value.exit_code == 2
-    refuse(AblateConfig(), given)  # the control
-    refuse(AblateConfig(design="preset"), GIVEN)
 
 
 def test_the_command_says_with_how_many_threads(seen: Preflight, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,3 +95,13 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(name: str, text: str, m
     with pytest.raises(ConfigError) as caught:
         parse_setting(name, text, AblateConfig)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", ["techniques", "batch_size"])
+def test_what_the_preset_sets_cannot_be_given_beside_it(name: str) -> None:
+    given = {**{"model": "vit"}, name: "amp" if name == "techniques" else 16}
+    with pytest.raises(ConfigError, match=f"^{name}=.*: design=preset compares the recipe's own arms") as error:
+        AblateConfig(design="preset").check_runs(given)
+    assert error.value.exit_code == 2
+    AblateConfig().check_runs(given)  # the control
+    AblateConfig(design="preset").check_runs({"model": "vit"})

@@ -2,11 +2,8 @@
 
 from dataclasses import replace
 
-import pytest
-
-from accelmlf.errors import ConfigError
 from accelmlf.many_runs.preflight import Preflight
-from accelmlf.search.plan import default_name, refuse, study_facts
+from accelmlf.search.plan import default_name, study_facts
 from accelmlf.search.settings import TuneConfig
 from tests.search.makers import FAST, make_plan
 
@@ -25,15 +22,6 @@ def test_a_run_at_a_point_has_its_settings_and_else_those_that_were_given() -> N
     assert plan.space.point_of(at_point) == FAST != plan.space.point_of(own)
     assert (own.epochs, at_point.epochs, own.save_model) == (7, 7, False)
     assert replace(seeded, seed=0) == at_point != seeded
-
-
-def test_a_search_looks_at_no_test_set_and_sets_its_techniques_itself() -> None:
-    with pytest.raises(ConfigError, match=r"^validation=test: "):
-        refuse(TuneConfig(), {"validation": "test"})
-    with pytest.raises(ConfigError, match=r"^techniques=amp: the techniques are searched"):
-        refuse(TuneConfig(search_techniques=True), {"techniques": "amp"})
-    refuse(TuneConfig(search_techniques=True), {"validation": "split"})  # the controls
-    refuse(TuneConfig(), {"techniques": "amp"})
 
 
 def test_the_same_facts_have_the_same_study_whatever_may_differ_between_starts(seen: Preflight) -> None:

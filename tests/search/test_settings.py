@@ -169,3 +169,12 @@ def test_a_learning_rate_has_no_grid() -> None:
 def test_the_settings_of_a_search_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(TuneConfig(), "n_trials", 1)  # noqa: B010
+
+
+def test_a_search_looks_at_no_test_set_and_sets_its_techniques_itself() -> None:
+    with pytest.raises(ConfigError, match=r"^validation=test: "):
+        TuneConfig().check_runs({"validation": "test"})
+    with pytest.raises(ConfigError, match=r"^techniques=amp: the techniques are searched"):
+        TuneConfig(search_techniques=True).check_runs({"techniques": "amp"})
+    TuneConfig(search_techniques=True).check_runs({"validation": "split"})  # the controls
+    TuneConfig().check_runs({"techniques": "amp"})

@@ -12,8 +12,8 @@ from mlflow.entities import Run, RunStatus
 
 from accelmlf.errors import Interrupted, TrackingError
 from accelmlf.tracking.parent_run import ParentRun
-from accelmlf.tracking.store import Store
-from accelmlf.tracking.tracker import STATUS, MlflowRun, MlflowTracker
+from accelmlf.tracking.store import STATUS, Store
+from accelmlf.tracking.tracker import MlflowRun, MlflowTracker
 from tests.tracking.makers import parent_run
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from accelmlf.run.one_run import one_run
 from accelmlf.run.plan import settle
 from accelmlf.run.workload import load_data
 from accelmlf.settings.recipes import resolve
-from accelmlf.tracking.store import Store
+from accelmlf.tracking.store import STATUS, Store
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import PREFIX, WELL, under
-from accelmlf.tracking.tracker import STATUS, MlflowTracker
+from accelmlf.tracking.tracker import MlflowTracker
 from tests.tracking.makers import parent_run
 
 PARENT = "mlflow.parentRunId"
