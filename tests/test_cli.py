@@ -175,12 +175,20 @@ def test_debug_shows_the_traceback(store: object, capsys: pytest.CaptureFixture[
     assert err.splitlines()[-1].startswith("accelmlf: error: device=cuda:7")
 
 
+@pytest.mark.parametrize("given", [["--debug", "false"], ["--debug=NO"], ["--epochs", "two"]])
+def test_without_debug_there_is_none(capsys: pytest.CaptureFixture[str], given: list[str]) -> None:
+    _, _, err = run_cli(capsys, "resnet50", "--learning_rate", "fast", *given)
+    assert "Traceback" not in err and err.count("\n") == 1
+
+
 @pytest.mark.slow
-def test_a_broken_environment_says_how_to_mend_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["accelmlf resnet50", "accelmlf.tracking.project -e resnet50"])
+@pytest.mark.parametrize("variables", [{}, {"MLFLOW_RUN_ID": "abc"}], ids=["alone", "under mlflow run"])
+def test_a_broken_environment_says_how_to_mend_it(tmp_path: Path, module: str, variables: dict[str, str]) -> None:
     (tmp_path / "mlflow").mkdir()
     (tmp_path / "mlflow" / "__init__.py").write_text("from mlflow_that_is_gone import nothing\n")
-    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "accelmlf", "resnet50"]
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin", **variables}
+    command = [sys.executable, "-m", *module.split()]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 70
     assert ended.stderr.startswith("accelmlf: error: environment=")

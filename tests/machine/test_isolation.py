@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,6 +13,7 @@ import pytest
 
 from accelmlf.errors import AccelmlfError, ConfigError, ProcessKilledError
 from accelmlf.machine.isolation import call, start_server
+from accelmlf.machine.signals import ENDING
 from accelmlf.settings.fields import parse_setting
 from accelmlf.settings.run import RunConfig
 from tests.machine.makers import fresh_server
@@ -51,6 +53,22 @@ def test_a_call_brings_its_result_back_from_another_process() -> None:
     processes = {call(os.getpid) for _ in range(2)}
     assert len(processes | {os.getpid()}) == 3
     assert not any(psutil.pid_exists(pid) for pid in processes - {os.getpid()})
+
+
+def test_a_signal_to_the_whole_group_does_not_take_the_server_away() -> None:
+    server = call(os.getppid)
+    for number in ENDING:
+        os.kill(server, number)
+    assert call(os.getppid) == server
+    assert {int(number) for number in ENDING} <= blocked_in(server)
+    assert not {int(number) for number in ENDING} & blocked_in(os.getpid())  # the control
+
+
+def blocked_in(pid: int) -> set[int]:
+    """The signals that a process holds back, as Linux tells."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk")]
+    mask = int(line.split()[1], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
 def test_a_call_raises_what_the_function_raised() -> None:

@@ -216,6 +216,18 @@ def test_an_experiment_that_is_named_by_an_id_nobody_knows_is_an_error_of_the_st
         Store(store).own_experiment()
 
 
+@pytest.mark.parametrize("address", ["sqlite:///{}//fresh.db", "sqlite:///{}/./fresh.db?timeout=20"])
+def test_a_store_is_made_however_its_address_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    uri = address.format(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    experiment = open_store().own_experiment()
+    assert open_store().own_experiment() == experiment
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.db", "fresh.db.lock"]
+
+
 @pytest.mark.slow
 def test_a_store_without_a_name_is_made_in_the_folder_whatever_that_is_called(tmp_path: Path) -> None:
     folder = tmp_path / "two words, 100%41"
