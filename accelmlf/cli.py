@@ -23,7 +23,7 @@ INTERNAL_ERROR = 70
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with the contract's code; an error is one line on standard error."""
+    """Run the command line and exit with its code (docs/parameters.md); an error is one line on standard error."""
     with signals.as_exceptions():
         code = exit_code(list(sys.argv[1:] if arguments is None else arguments))
     sys.exit(code)
@@ -104,7 +104,7 @@ def flags_of(settings_class: type, without: Sequence[str] = ()) -> list[click.Pa
 
 
 def switches(*names: str) -> list[click.Parameter]:
-    """Those of `names`, or all."""
+    """The options of SWITCHES: those of `names`, or all."""
     return [flag(switch, text, is_bool=True) for switch, text in SWITCHES.items() if switch in (names or SWITCHES)]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from accelmlf.data.datasets import DATASETS
 from accelmlf.entry_points import ENTRY_POINTS
 from accelmlf.settings.fields import field_help, settable_fields
 from accelmlf.settings.run import RunConfig
@@ -42,6 +43,12 @@ def anchors(text: str) -> set[str]:
 def test_the_page_of_parameters_gives_each_setting_with_its_default_and_help(settings_class: type, name: str) -> None:
     default = settable_fields(settings_class)[name].metadata["default_text"]
     assert f"| `{name}` | {default} | {field_help(settings_class)[name]} |" in PARAMETERS
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_page_of_pictures_has_each_data_set(dataset: str) -> None:
+    head = [line.split("|")[1] for line in TEXTS["docs/pictures.md"].splitlines() if line.startswith("| `")]
+    assert any(f"`{dataset}`" in names for names in head)
 
 
 @pytest.mark.parametrize("word", TECHNIQUES)

@@ -36,12 +36,12 @@ class Contrast:
 
     @property
     def without(self) -> tuple[str, ...]:
-        """The arms on the side of off."""
+        """The arms of positive weight, in which the factor is off."""
         return tuple(arm for arm, weight in self.weights.items() if weight > 0)
 
     @property
     def within(self) -> tuple[str, ...]:
-        """The arms on the side of on."""
+        """The arms of negative weight, in which the factor is on."""
         return tuple(arm for arm, weight in self.weights.items() if weight < 0)
 
 
@@ -57,7 +57,7 @@ MAX_ARMS = 32
 
 
 def one_at_a_time(factors: Sequence[str]) -> Design:
-    """Nothing; each factor alone; all."""
+    """One factor at a time: a baseline without any, an arm per factor with it alone, and one with all."""
     arms = [Arm(BASELINE, ()), *(Arm(factor, (factor,)) for factor in factors)]
     arms += [Arm(ALL, tuple(factors))] if len(factors) > 1 else []
     contrasts = [Contrast(arm.name, arm.factors, {BASELINE: 1.0, arm.name: -1.0}) for arm in arms[1:]]
@@ -65,7 +65,7 @@ def one_at_a_time(factors: Sequence[str]) -> Design:
 
 
 def leave_one_out(factors: Sequence[str]) -> Design:
-    """All; all but one. The effect of a factor is that beside all others."""
+    """Leave one out: an arm with all factors, and one without each; an effect is that beside all others."""
     fewer = {factor: tuple(other for other in factors if other != factor) for factor in factors}
     names = {factor: f"all but {factor}" if rest else BASELINE for factor, rest in fewer.items()}
     arms = [Arm(ALL, tuple(factors)), *(Arm(names[factor], rest) for factor, rest in fewer.items())]
@@ -73,7 +73,7 @@ def leave_one_out(factors: Sequence[str]) -> Design:
 
 
 def factorial(factors: Sequence[str]) -> Design:
-    """Every combination. Main effects are averaged over the other factors, interactions over the rest."""
+    """Factorial: an arm per combination; main effects are averaged over the others, interactions over the rest."""
     subsets = [s for size in range(len(factors) + 1) for s in itertools.combinations(factors, size)]
     arms = [Arm("+".join(subset) or BASELINE, subset) for subset in subsets]
     mains = [
@@ -85,7 +85,7 @@ def factorial(factors: Sequence[str]) -> Design:
 
 
 def preset(factors: Sequence[str]) -> Design:
-    """The recipe untuned and tuned."""
+    """Preset: the recipe untuned and tuned, two arms."""
     del factors
     contrast = Contrast(TUNED, (TUNED,), {UNTUNED: 1.0, TUNED: -1.0})
     return Design((Arm(UNTUNED, ()), Arm(TUNED, (TUNED,))), (contrast,))

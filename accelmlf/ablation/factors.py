@@ -103,7 +103,7 @@ NUMBER_FACTORS: dict[str, Factor] = {factor.label: factor for factor in (Accumul
 
 
 def factor_of(label: str) -> Factor:
-    """The factor that is written so."""
+    """The Factor of a label such as accumulation or amp:bf16."""
     return NUMBER_FACTORS.get(label) or TechniqueFactor(label)
 
 

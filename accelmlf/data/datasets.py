@@ -36,6 +36,7 @@ class PictureSets:
     test: Source
     class_names: tuple[str, ...]
     validation_fraction: float = 0.1
+    """Of the training set, set aside for validation=split."""
     source: str | None = None
     """Where the pictures are from, for the record of a run; None: from data_dir."""
 
@@ -54,7 +55,7 @@ def stratified(labels: Tensor, size: int, setting: str) -> tuple[npt.NDArray[np.
 
 
 def digits(_: Path, __: int) -> PictureSets:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8: 1,437 for training (359 of them validation), 360 for test."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8: 1,437 to train on (359 of them set aside) and 360 to test."""
     from sklearn.datasets import load_digits
 
     values, labels = load_digits(return_X_y=True)
@@ -182,6 +183,7 @@ def _list_classes(data_dir: Path, part: str) -> dict[str, list[Path]]:
 
 
 DatasetLoader = Callable[[Path, int], PictureSets]
+"""(data_dir, image_size) -> the sets. A source that is given image_size holds no picture larger than that side."""
 
 DATASETS: dict[str, DatasetLoader] = {
     "digits": digits,

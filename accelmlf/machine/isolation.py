@@ -57,33 +57,41 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return result
 
 
+TRY_AGAIN = "Start it again; a search tries it once more by itself"
+
+
 class Talk:
-    """The near end of a process: what it sends, or what ended it."""
+    """The connection to a worker process: pickled messages in both directions, and its death as an error."""
 
     def __init__(self, connection: Connection, worker: Any) -> None:
         self.connection, self.worker, self.kills_before = connection, worker, times_out_of_memory()
 
     def send(self, message: object) -> None:
+        """Raises AccelmlfError where the process has ended."""
         try:
             self.connection.send(message)
         except OSError:
             raise self.death() from None
 
     def receive(self) -> Any:
+        """The next message.
+
+        Raises:
+            Exception: the message is one: what ended the work.
+            ProcessKilledError, MemoryExhaustedError, AccelmlfError: the process has ended without a word.
+        """
         try:
             message = self.connection.recv()
         except (EOFError, OSError):
             raise self.death() from None
         if isinstance(message, Interrupted):  # somebody's signal to that process alone
-            raise ProcessKilledError(
-                "process", self.worker.pid, str(message), "A search tries it once more; else start it again"
-            )
+            raise ProcessKilledError("process", self.worker.pid, str(message), TRY_AGAIN)
         if isinstance(message, BaseException):
             raise message
         return message
 
     def death(self) -> AccelmlfError:
-        """Why there is nothing more to hear."""
+        """The error for a process that ended without a message, from its exit code."""
         self.worker.join(CLOSING_S)
         code = self.worker.exitcode
         if code == -signal.SIGKILL and times_out_of_memory() > self.kills_before:
@@ -91,9 +99,7 @@ class Talk:
             return MemoryExhaustedError("process", self.worker.pid, rule, SMALLER_BATCH)
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             rule = f"it was killed by {signal.Signals(-code).name}"
-            return ProcessKilledError(
-                "process", self.worker.pid, rule, "A search tries it once more; else start it again"
-            )
+            return ProcessKilledError("process", self.worker.pid, rule, TRY_AGAIN)
         how = f"it died of {signal.Signals(-code).name}" if code and code < 0 else f"it ended with code {code}"
         return AccelmlfError("process", self.worker.pid, how, "Run it alone, with debug=true, to see why")
 

@@ -50,7 +50,7 @@ class TimedRun:
     """The state of the code that the server has imported."""
 
     def train(self, stop_early: StopEarly) -> RunSummary:
-        """Runs it. `stop_early` is asked here, after each epoch, while the run's training clock stands still.
+        """Trains it to its end. `stop_early` is asked here after each epoch, while the training clock stands still.
 
         Raises:
             AccelmlfError: what ended the run; it is closed in the tracking store unless its process was killed.

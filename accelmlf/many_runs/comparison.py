@@ -24,7 +24,7 @@ class Interval:
 
     @property
     def digits(self) -> int:
-        """After the point, so that something of each number is seen."""
+        """Decimal places to print, so that something of each number is seen."""
         largest = max(abs(number or 0.0) for number in (self.mean, self.low, self.high))
         return 4 if 0 < largest < 0.1 else 2
 

@@ -1,6 +1,6 @@
 """What the processes of many runs are forked from: it has imported all that a run needs, and so they need not.
 
-Nothing heavier than the table of models is imported here: it can start before the rest of a command is imported.
+It begins before the rest of a command is imported, so of what is heavy only torch is imported here, for MODELS.
 """
 
 from accelmlf.machine import isolation

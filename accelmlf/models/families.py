@@ -23,13 +23,18 @@ from accelmlf.settings.run import MODEL_FILE
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """One row of MODELS. `head`: the prefix of the parameters that depend on the classes."""
+    """One row of MODELS: how a network is built, and where its first weights come from."""
 
     build: Callable[[Architecture, int], nn.Module]
+    """(architecture, number of classes) -> network with random weights, from [B, 3, s, s] to logits [B, classes]."""
     from_scratch: Callable[[int], Architecture]
+    """Side of the pictures in pixels -> the architecture for random weights: JSON values that `build` understands."""
     hub_id: str
+    """The Hugging Face repository of weights=pretrained."""
     from_source: Callable[[Path, int], tuple[nn.Module, Architecture]]
+    """(folder with safetensors, number of classes) -> network with those weights and its architecture."""
     head: str
+    """The prefix of the parameters that depend on the classes."""
     imports: tuple[str, ...] = ()
     """Modules that building it imports: seconds that many runs pay once."""
 

@@ -182,7 +182,7 @@ def key_of(run: StoredRun) -> tuple[object, ...]:
 
 
 def numbered(name: str, group: Group) -> str:
-    """The command of a line, under its name and all its seeds."""
+    """The shell command that repeats a group, below a comment with its name and seeds."""
     command = group.command or "# no command of this version leads to these settings"
     first, *others = group.seeds
     rest = f"; likewise with seed={', '.join(map(str, others))}" if others else ""

@@ -15,6 +15,7 @@ from accelmlf.many_runs.opened import recorded
 from accelmlf.report.groups import Group, Sorted, numbered, sort_runs
 from accelmlf.report.paper import paper_section
 from accelmlf.report.settings import ReportConfig
+from accelmlf.settings.recipes import DEMONSTRATIONS
 from accelmlf.text import duration, say, short
 from accelmlf.tracking.store import Store
 from accelmlf.tracking.stored_runs import StoredRun
@@ -31,8 +32,7 @@ from accelmlf.tracking.tags import (
     WINNER_COMMAND,
 )
 
-DEMONSTRATION = "digits"
-PREFIX = 8
+ID_CHARS = 8
 """Of a run's id, in the names of its pictures."""
 RULES = (
     "Times are of the training clock: from the request for an epoch's first batch to the end of its last step. Set-up, "
@@ -76,7 +76,7 @@ def copy(files: Path, output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name in tables.PICTURES:
-            for former in output.glob(f"{'[0-9a-f]' * PREFIX}-{name}"):
+            for former in output.glob(f"{'[0-9a-f]' * ID_CHARS}-{name}"):
                 former.unlink()
         for path in files.iterdir():
             shutil.copyfile(path, output / path.name)
@@ -96,8 +96,8 @@ def as_markdown(store: Store, runs: Sequence[StoredRun], experiment_id: str, fol
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     names = store.experiments()
     others = [name for other, name in names.items() if other != experiment_id]
-    measured = [group for group in found.groups if group.settings["dataset"] != DEMONSTRATION]
-    demonstrated = [group for group in found.groups if group.settings["dataset"] == DEMONSTRATION]
+    measured = [group for group in found.groups if group.settings["dataset"] not in DEMONSTRATIONS]
+    demonstrated = [group for group in found.groups if group.settings["dataset"] in DEMONSTRATIONS]
     parts = [
         text.heading("What is each technique worth?", 1),
         text.plain(f"Experiment {names[experiment_id]} in {redact(store.uri)}, {now}: {num_read(runs)} runs read."),
@@ -107,9 +107,9 @@ def as_markdown(store: Store, runs: Sequence[StoredRun], experiment_id: str, fol
         *paper_section(found.groups),
         text.heading("Measured", 2),
         *data_section(store, found, runs, measured, folder, demonstration=False),
-        text.heading("Demonstration: the digits", 2),
-        "The embedded data set of 1,797 small pictures shows that everything works, and what a technique is worth for "
-        "networks and pictures of this size; it says nothing about CIFAR.",
+        text.heading("Demonstration", 2),
+        f"The embedded pictures ({', '.join(DEMONSTRATIONS)}) show that everything works, and what a technique is "
+        "worth for networks and pictures of this size; they say nothing about CIFAR.",
         *data_section(store, found, runs, demonstrated, folder, demonstration=True),
         text.heading("Left out", 2),
         *left_out_section(found),
@@ -131,7 +131,7 @@ def data_section(
     """What was measured on some data: ablations first, because they alone compare."""
 
     def here(run: StoredRun) -> bool:
-        return (run.settings["dataset"] == DEMONSTRATION) is demonstration
+        return (run.settings["dataset"] in DEMONSTRATIONS) is demonstration
 
     ablations = [
         part for run in found.parents[ABLATION] if here(run) for part in ablation_part(store, run, runs, folder)
@@ -152,7 +152,7 @@ def short_section(found: Sorted, runs: Sequence[StoredRun]) -> list[str]:
     rows = []
     for parent in found.parents[ABLATION]:
         ablation = ablation_of(parent, runs)
-        mark = ", a demonstration" if parent.settings["dataset"] == DEMONSTRATION else ""
+        mark = ", a demonstration" if parent.settings["dataset"] in DEMONSTRATIONS else ""
         mark += ", unfit for a claim" if tables.unfit(ablation) else ""
         titles = [ablation.question + mark, *[""] * len(ablation.design.contrasts)]
         rows += [[title, *row] for title, row in zip(titles, tables.verdict_rows(ablation), strict=False)]
@@ -170,7 +170,7 @@ def ablation_of(parent: StoredRun, runs: Sequence[StoredRun]) -> Ablation:
 
 def ablation_part(store: Store, parent: StoredRun, runs: Sequence[StoredRun], folder: Path) -> list[str]:
     ablation = ablation_of(parent, runs)
-    mark = f"{parent.run_id[:PREFIX]}-"
+    mark = f"{parent.run_id[:ID_CHARS]}-"
     tables.draw(folder, store, ablation, prefix=mark)
     pictures = [text.picture(title, mark + name) for name, title in tables.PICTURES.items()]
     return [tables.as_markdown(ablation, level=4, pictures=pictures)]
@@ -205,14 +205,14 @@ def confirming_runs(parent: StoredRun, runs: Sequence[StoredRun]) -> list[Stored
 
 def group_part(groups: Sequence[Group]) -> list[str]:
     """A table per data set, model and hardware: what stands in one table may be looked at together."""
-    tables: dict[str, list[Group]] = {}
+    by_title: dict[str, list[Group]] = {}
     for group in groups:
         settings = group.settings
         title = f"{settings['model']} on {settings['dataset']}, {group.machine}, data {group.runs[0].data_digest}"
-        tables.setdefault(title, []).append(group)
+        by_title.setdefault(title, []).append(group)
     head = ["#", "arm", "runs", "training", "s per epoch", "time to target", "test accuracy", "fit for a claim"]
     parts = []
-    for title, members in tables.items():
+    for title, members in by_title.items():
         rows = [[str(number), *group_row(group)] for number, group in enumerate(members, 1)]
         commands = [numbered(str(number), group) for number, group in enumerate(members, 1)]
         parts += [text.plain(title), text.table(head, rows), text.code("\n".join(commands))]

@@ -24,8 +24,9 @@ def print_plan(config: RunConfig) -> None:
     for word, kind in TECHNIQUES.items():
         reason = kind(word, None, device).missing()
         state = "available" if reason is None else f"not available: {reason}"
+        needs = f" (needs {kind.needs})" if kind.needs else ""
         note = " (left out of the preset)" if word in left_out else ""
-        click.echo(f"{'*' if word in in_run else ' '} {word:<16} {kind.does}; {state}{note}")
+        click.echo(f"{'*' if word in in_run else ' '} {word:<16} {kind.does}{needs}; {state}{note}")
 
 
 def settle(config: RunConfig) -> tuple[RunConfig, TechniqueStack, list[Skipped]]:

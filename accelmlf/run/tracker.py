@@ -16,13 +16,17 @@ class TrackedRun(Protocol):
     def log_config(self, config: RunConfig, tags: Mapping[str, str]) -> None:
         """The settings, and what else there is to know of the run, by plain names such as skipped_techniques."""
 
-    def log_inputs(self, dataset: DatasetRecord, weights_source: str) -> None: ...
+    def log_inputs(self, dataset: DatasetRecord, weights_source: str) -> None:
+        """The data, and where the first weights are from: random, a path, or <hub id>@<commit>."""
 
-    def log_epoch(self, epoch: EpochMetrics) -> None: ...
+    def log_epoch(self, epoch: EpochMetrics) -> None:
+        """After each epoch, off the training clock."""
 
-    def log_summary(self, summary: RunSummary) -> None: ...
+    def log_summary(self, summary: RunSummary) -> None:
+        """The final figures, before the run is closed with its outcome."""
 
-    def log_artifacts(self, folder: Path) -> None: ...
+    def log_artifacts(self, folder: Path) -> None:
+        """Every file of a folder, which is gone afterwards."""
 
     def url(self) -> str | None:
         """The page that shows this run, where there is one."""

@@ -190,5 +190,5 @@ def in_words(point: Point) -> str:
 
 
 def three_digits(number: float) -> float:
-    """As one would type it."""
+    """Rounded to three significant digits, as one would type it."""
     return float(f"{number:.3g}")

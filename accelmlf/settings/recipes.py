@@ -48,6 +48,9 @@ class Recipe:
 
 PAPER_TECHNIQUES = TechniqueList(("amp", "pin_memory"), is_preset=True)
 DATASETS_LIKE_CIFAR10 = ("folder",)
+"""Data sets that have no recipes of their own and are trained by those of CIFAR-10."""
+DEMONSTRATIONS = ("digits",)
+"""Data sets that are embedded, so that everything can be tried: a report keeps them apart from what was measured."""
 
 RESNET50_CIFAR10 = Recipe(
     weights="random",

@@ -16,7 +16,7 @@ class Technique:
 
     does: ClassVar[str] = "nothing"
     needs: ClassVar[str] = ""
-    """What the device must have, for the help; `missing` decides."""
+    """What the device must have, in words, for the dry run and the docs. `missing` decides; this one knows CUDA."""
     replaces: ClassVar[tuple[str, ...]] = ()
     """Techniques that have nothing left to do beside this one."""
     pipelines: ClassVar[tuple[str, ...]] = ("memory", "stream")

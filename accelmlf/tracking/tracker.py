@@ -19,6 +19,7 @@ from accelmlf.machine import signals
 from accelmlf.measure.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSummary
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import MODEL_FILE, RunConfig
+from accelmlf.tracking.settings import FIRST_PORT, HOST
 from accelmlf.tracking.store import Store, open_store
 from accelmlf.tracking.tags import PREFIX, SETTING, UNFIT, WEIGHTS_SOURCE, under
 
@@ -26,7 +27,6 @@ RUN_ID = "MLFLOW_RUN_ID"
 """The variable in which `mlflow run` hands over the run that it has opened."""
 CHARTS = "/#/experiments/{}/runs?workflowType=machine_learning&compareRunsMode=CHART"
 FILES = "/#/experiments/{}/runs/{}/artifacts"
-UI_ADDRESS = "http://127.0.0.1:5000"
 MADE_UP_NAME = "[a-z]+-[a-z]+-[0-9]+"
 """What MLflow calls a run that was given no name."""
 
@@ -109,7 +109,7 @@ class MlflowRun:
 
     def _page(self, path: str) -> str:
         uri = self.store.uri
-        return one_line((uri.rstrip("/") if uri.startswith("http") else UI_ADDRESS) + path)
+        return one_line((uri.rstrip("/") if uri.startswith("http") else f"http://{HOST}:{FIRST_PORT}") + path)
 
     def close(self, outcome: str, error: str | None = None) -> None:
         """How it ended, and that it did."""

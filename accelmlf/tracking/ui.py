@@ -13,11 +13,10 @@ from http.client import HTTPConnection, HTTPException
 
 from accelmlf.errors import ConfigError, Interrupted, TrackingError
 from accelmlf.text import say
-from accelmlf.tracking.settings import UiConfig
+from accelmlf.tracking.settings import FIRST_PORT, HOST, UiConfig
 from accelmlf.tracking.store import experiment_name, open_store, sqlite_file, tracking_uri
 from accelmlf.tracking.tracker import CHARTS
 
-HOST, FIRST_PORT = "127.0.0.1", 5000
 POLL_S = 0.3
 PATIENCE_S = 5.0
 """What the server gets to end by itself: a browser's open request can hold it back."""

@@ -51,7 +51,7 @@ def normal_interval(slow: list[float], fast: list[float]) -> tuple[float, float]
 
 
 def bootstrap_interval(slow: list[float], fast: list[float]) -> tuple[float, float]:
-    """The percentile bootstrap, of which the design says that it covers too little."""
+    """The percentile bootstrap, which covers too little with so few pairs."""
     logs = [math.log(a / b) for a, b in zip(slow, fast, strict=True)]
     chance = random.Random(0)
     means = sorted(statistics.fmean(chance.choices(logs, k=len(logs))) for _ in range(100))

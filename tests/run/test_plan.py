@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from accelmlf.errors import DeviceError
-from accelmlf.run.plan import settle
+from accelmlf.run.plan import print_plan, settle
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
+from accelmlf.techniques.catalogue import TECHNIQUES
 
 
 def config_of(**settings: Any) -> RunConfig:
@@ -33,3 +34,11 @@ def test_what_a_device_lacks_of_what_was_asked_for_is_an_error() -> None:
 def test_what_is_settled_is_settled_for_good(settings: dict[str, Any]) -> None:
     config, *_ = settle(config_of(**settings))
     assert settle(config)[0] == config
+
+
+@pytest.mark.parametrize("word", TECHNIQUES)
+def test_a_dry_run_says_what_each_technique_needs(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(config_of())
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line[2:].split()[:1] == [word]]
+    needs = TECHNIQUES[word].needs
+    assert f" (needs {needs}); " in line if needs else " (needs " not in line

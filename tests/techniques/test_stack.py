@@ -62,6 +62,19 @@ def test_the_baseline_switches_off_what_the_library_has_on() -> None:
     assert torch.backends.cudnn.allow_tf32
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_tf32_is_on_for_products_and_for_convolutions_whatever_was_before(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    stack = TechniqueStack([TECHNIQUES["tf32"]("tf32", None, CPU)], CPU)
+    with stack.process_context():
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 is before
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_the_label_asks_for_exactly_the_same_stack() -> None:
     stack, _ = stack_of("fused_optimizer,amp:bf16,workers:3")
     assert stack.labels == ("workers:3", "amp:bf16", "fused_optimizer")

@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from accelmlf.errors import AccelmlfError, ConfigError, TrackingError
-from accelmlf.tracking.settings import UiConfig
+from accelmlf.tracking import ui
+from accelmlf.tracking.settings import FIRST_PORT, UiConfig
 from accelmlf.tracking.store import open_store
-from accelmlf.tracking.ui import FIRST_PORT, free_port, local_experiment, run_ui
+from accelmlf.tracking.ui import free_port, local_experiment, run_ui
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,7 +122,14 @@ def test_a_port_that_is_taken_is_refused_or_passed_over(new_store: Path) -> None
     with listening() as port:
         assert str(refused(UiConfig(port=port))).startswith(f"port={port}: something else listens there")
     assert free_port(port) == port  # the control: it is free again
-    assert free_port(None) >= FIRST_PORT
+
+
+def test_the_first_port_that_is_free_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as taken:
+        monkeypatch.setattr(ui, "FIRST_PORT", taken)
+        assert free_port(None) > taken
+    assert free_port(None) == taken  # the control
+    assert FIRST_PORT == 5000  # which the docs and the links of runs name
 
 
 @pytest.mark.slow
