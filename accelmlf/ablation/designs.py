@@ -1,6 +1,6 @@
 """The designs of an ablation: which arms are run, and what is read off them.
 
-Every design is a list of arms and a list of contrasts; everything else is one machinery. Standard library only.
+Every design is a list of arms and a list of contrasts; everything else is one machinery.
 """
 
 import itertools

@@ -2,30 +2,44 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from accelmlf.ablation.effects import Effect
 from accelmlf.ablation.result import Ablation
 from accelmlf.many_runs.comparison import as_ratio
 from accelmlf.measure.cost import PHASE_COLOURS, PHASES
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 COLOURS = {"faster": "#2c7a2c", "worth more together": "#2c7a2c", "slower": "#b22222", "worth less together": "#b22222"}
 UNDECIDED = "#6b6b6b"
 ARM_COLOURS = ("#6b6b6b", "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22")
 DPI = 120
-NAMES_AS_THEY_ARE = mpl.rc_context({"text.parse_math": False})
 BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 
 
-@NAMES_AS_THEY_ARE
+def names_as_they_are(draw: Callable[..., None]) -> Callable[..., None]:
+    """A name with dollar signs in it is drawn as it is, not as a formula."""
+
+    @wraps(draw)
+    def drawn(*given: Any) -> None:
+        import matplotlib as mpl
+
+        with mpl.rc_context({"text.parse_math": False}):
+            draw(*given)
+
+    return drawn
+
+
+@names_as_they_are
 def draw_forest(ablation: Ablation, path: Path) -> None:
     """A row per contrast, a panel per primary measure: the ratio with its interval, in the colour of its verdict."""
+    from matplotlib.figure import Figure
+
     contrasts = ablation.design.contrasts
     rows = [ablation.primary(contrast) for contrast in contrasts]
     names = [f"{contrast.name} (interaction)" if contrast.is_interaction else contrast.name for contrast in contrasts]
@@ -40,7 +54,7 @@ def draw_forest(ablation: Ablation, path: Path) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def _forest_panel(axis: Axes, measured: Sequence[Effect]) -> None:
+def _forest_panel(axis: "Axes", measured: Sequence[Effect]) -> None:
     axis.axvline(1, color="black", linewidth=1, zorder=1)
     axis.set_xscale("log")
     ratios = [as_ratio(effect.interval) for effect in measured if effect.interval is not None]
@@ -89,9 +103,11 @@ def _short(effect: Effect) -> str:
     return "target reached:\n" + ", ".join(missed[:3]) + (" ..." if len(missed) > 3 else "")
 
 
-@NAMES_AS_THEY_ARE
+@names_as_they_are
 def draw_phases(ablation: Ablation, path: Path) -> None:
     """A bar per arm: where the seconds of an epoch went, mean over its runs."""
+    from matplotlib.figure import Figure
+
     arms = [arm.name for arm in ablation.design.arms if ablation.measured[arm.name]]
     figure = Figure(figsize=(9 + 0.06 * max(map(len, arms), default=0), 1.8 + 0.45 * len(arms)), layout="constrained")
     axis = figure.subplots()
@@ -126,9 +142,11 @@ Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
 """Arm -> a run's training clock at the end of each epoch, and its validation accuracy then."""
 
 
-@NAMES_AS_THEY_ARE
+@names_as_they_are
 def draw_accuracy(ablation: Ablation, curves: Curves, path: Path) -> None:
     """Validation accuracy against the training clock, a line per run, and the target."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
     for index, (arm, runs) in enumerate(curves.items()):

@@ -1,9 +1,8 @@
 """Where pictures come from: the embedded digits, CIFAR through torchvision, or a folder of the user's own."""
 
 import errno
-import fcntl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from accelmlf.data.pictures import PICTURE_SUFFIXES, ArraySource, FileSource, Source
 from accelmlf.errors import DataError, DiskError
+from accelmlf.machine.processes import locked
 
 SPLIT_SEED = 0
 """The split is part of the data set, so the run's seed does not move it."""
@@ -129,15 +129,14 @@ def _download(url: str, path: Path) -> Path:
 @contextmanager
 def fetched_once(data_dir: Path) -> Iterator[None]:
     """One process at a time fetches or unpacks in `data_dir`."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (data_dir / ".lock").open("w")
-    except (FileExistsError, NotADirectoryError):
-        raise DataError("data_dir", data_dir, "a file, not a folder", "Give a folder for the archives") from None
-    except OSError as error:
-        raise DiskError("data_dir", data_dir, str(error), "Choose a folder that can be written to") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(data_dir / ".lock"))
+        except (FileExistsError, NotADirectoryError):
+            raise DataError("data_dir", data_dir, "a file, not a folder", "Give a folder for the archives") from None
+        except OSError as error:
+            raise DiskError("data_dir", data_dir, str(error), "Choose a folder that can be written to") from None
         yield
 
 

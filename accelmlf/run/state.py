@@ -50,15 +50,23 @@ def _generators(device: torch.device) -> dict[str, Any]:
     numpy: Any = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "device": _generator_of(device),
         "python": random.getstate(),
         "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
     }
 
 
+def _generator_of(device: torch.device) -> Tensor | None:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else None
+
+
 def _set_generators(device: torch.device, generators: dict[str, Any]) -> None:
     torch.set_rng_state(generators["torch"])
     if device.type == "cuda":
-        torch.cuda.set_rng_state(generators["cuda"], device)
+        torch.cuda.set_rng_state(generators["device"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(generators["device"])
     random.setstate(generators["python"])
     np.random.set_state(generators["numpy"])

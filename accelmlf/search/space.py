@@ -1,4 +1,4 @@
-"""The space that a search searches: its points, which of them can run, and their settings. Standard library only."""
+"""The space that a search searches: its points, which of them can run, and their settings."""
 
 import itertools
 import math
