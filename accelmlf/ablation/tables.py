@@ -12,7 +12,7 @@ from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import AblateConfig
 from accelmlf.many_runs.claims import marks_of_group
 from accelmlf.many_runs.comparison import as_ratio
-from accelmlf.settings.commands import departures
+from accelmlf.settings.comparable import departures
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import batch_in_words
 from accelmlf.text import aligned, code, heading, listed, short, table

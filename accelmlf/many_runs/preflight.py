@@ -13,13 +13,10 @@ from accelmlf.machine.facts import as_tags, decides_speed, describe, own_code_st
 from accelmlf.models.families import build_model, has_batch_norm
 from accelmlf.run.plan import settle
 from accelmlf.run.workload import load_data
-from accelmlf.settings.commands import FOLLOWS, VARIES
+from accelmlf.settings.comparable import FOLLOWS, PART_OF_A_STUDY, VARIES
 from accelmlf.settings.run import RunConfig
 from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.techniques.stack import Skipped, technique_sets
-
-PART_OF_A_STUDY = ("seed", "tuned")
-"""Settings by which runs may differ and still be compared, and from which all runs of one study go out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from accelmlf.ablation.result import FAILED_BY_ITSELF
 from accelmlf.ablation.settings import BASELINE, TUNED
 from accelmlf.errors import ConfigError
 from accelmlf.many_runs.claims import marks_of_group
-from accelmlf.settings.commands import FOLLOWS, VARIES, command_of, departures
+from accelmlf.settings.commands import command_of
+from accelmlf.settings.comparable import FOLLOWS, VARIES, departures
 from accelmlf.settings.fields import as_text
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig, batch_in_words

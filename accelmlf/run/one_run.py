@@ -72,9 +72,7 @@ def one_run(
                     break
             summary = clock.summary(evaluate(work, work.test) if read_test else None, ended_as)
         run.log_summary(summary)
-        with tempfile.TemporaryDirectory() as folder:
-            artifacts.write_closing(Path(folder), config, clock.epochs, summary, splits.class_names, work.model)
-            run.log_artifacts(Path(folder))
+        log_files(run, artifacts.write_closing, config, clock.epochs, summary, splits.class_names, work.model)
         console.closing(summary, run.url())
     return summary
 
@@ -87,8 +85,13 @@ def log_opening(run: TrackedRun, config: RunConfig, skipped: Sequence[Skipped], 
         **as_tags(facts),
     }
     run.log_config(config, labels)
+    log_files(run, artifacts.write_opening, config, facts)
+
+
+def log_files(run: TrackedRun, write: Callable[..., None], *given: object) -> None:
+    """What `write(folder, *given)` leaves in a folder, as artifacts."""
     with tempfile.TemporaryDirectory() as folder:
-        artifacts.write_opening(Path(folder), config, facts)
+        write(Path(folder), *given)
         run.log_artifacts(Path(folder))
 
 

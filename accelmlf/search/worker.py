@@ -17,7 +17,7 @@ from accelmlf.search.one_trial import Ended, TrialFailedError, run_one_trial
 from accelmlf.search.plan import Plan
 from accelmlf.search.study import FINISHED, finished, mend, records, seen_points
 from accelmlf.search.trials import KILLED, TrialRecord, times_s
-from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.parent_run import KILLED_RUN, ParentRun
 
 POLL_S = 2.0
 
@@ -98,7 +98,7 @@ class Worker:
             if record.outcome == KILLED and record.number not in known:
                 self.console.say(f"trial {record.number} was killed")
                 if record.run_id is not None:
-                    self.parent.end_child(record.run_id, "interrupted", "its process was killed")
+                    self.parent.end_child(record.run_id, *KILLED_RUN)
 
     def records(self) -> list[TrialRecord]:
         """The trials of all workers so far."""

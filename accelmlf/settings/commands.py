@@ -12,10 +12,6 @@ from accelmlf.settings.run import RunConfig
 WITHOUT_EFFECT = ("save_model",)
 """Settings that change nothing that is measured."""
 PRESET_ARMS = ("baseline", "tuned", "tuned_partial")
-VARIES = ("seed", "save_model", "data_dir", "device")
-"""Settings that may differ between runs that are compared; the kind of device is part of the machine."""
-FOLLOWS = ("arm", "tuned", "effective_batch_size")
-"""Settings that follow from others."""
 
 
 def command_line(entry_point: str, settings: Mapping[str, str]) -> str:
@@ -24,9 +20,9 @@ def command_line(entry_point: str, settings: Mapping[str, str]) -> str:
     return " ".join(["scripts/run", "-e", entry_point, *parts])
 
 
-def as_given(record: type, given: Mapping[str, Any]) -> dict[str, str]:
+def as_given(settings_class: type, given: Mapping[str, Any]) -> dict[str, str]:
     """Settings as one would type them, without those that are the default anyway."""
-    fields = settable_fields(record)
+    fields = settable_fields(settings_class)
     return {
         name: as_text(value)
         for name, value in given.items()
@@ -55,19 +51,3 @@ def command_of(texts: Mapping[str, str]) -> str:
     return command_line(
         texts["model"], {name: text_of(name, value, RunConfig) for name, value in given.items() if name != "model"}
     )
-
-
-def departures(texts: Mapping[str, str]) -> list[str]:
-    """Settings of a run that are not its recipe's. Techniques and batch are an arm's own; the rate follows the batch.
-
-    Raises:
-        ConfigError: a model or data set that this version does not know.
-    """
-    row: dict[str, Any] = {name: texts[name] for name in ("model", "dataset")}
-    batch = {name: int(texts[name]) for name in ("batch_size", "accumulation_steps")}
-    weights = resolve(row).weights
-    # Weights that are not the recipe's own have a row of their own, and are the departure.
-    own = {} if texts["weights"] == weights else {"weights": texts["weights"]}
-    recipe = resolve({**row, **batch, **own}).as_texts() | {"weights": weights}
-    left = (*VARIES, *FOLLOWS, "techniques", *batch)
-    return [name for name in {**recipe, **texts} if name not in left and texts.get(name) != recipe.get(name)]

@@ -11,6 +11,9 @@ from accelmlf.tracking.stored_runs import StoredRun, of_study
 from accelmlf.tracking.tags import CONTINUED_BY, KIND, OUTCOME, OWNER, STUDY, STUDY_ID, WELL
 from accelmlf.tracking.tracker import MlflowRun
 
+KILLED_RUN = ("interrupted", "its process was killed")
+"""Outcome and error of what a killed process has left open."""
+
 
 class ParentRun:
     """The open run of a search, an ablation or a report (`run`, of a `kind`), and the runs below it.
@@ -32,7 +35,7 @@ class ParentRun:
         wanted = f"tags.`{KIND}` = '{self.kind}' and attributes.status = 'RUNNING'"
         for run in self.store.search_runs([self.run.experiment_id], wanted):
             if is_gone(run.data.tags.get(OWNER, "")):
-                close_run(self.store, run, "interrupted", "its process was killed")
+                close_run(self.store, run, *KILLED_RUN)
 
     def join(self, study: str, study_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Make the run part of a study, with what it was asked, and take over what killed processes have left of it.
@@ -44,7 +47,7 @@ class ParentRun:
         runs = [run for run in self._runs() if run.info.run_id != self.run.run_id]
         ended = [run for run in runs if OUTCOME in run.data.tags or is_gone(run.data.tags[OWNER])]
         for run in ended:
-            close_run(self.store, run, "interrupted", "its process was killed")
+            close_run(self.store, run, *KILLED_RUN)
         former = [run.info.run_id for run in ended if run.data.tags[KIND] == self.kind]
         with self.store.errors():
             for run_id in former:

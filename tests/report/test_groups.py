@@ -12,7 +12,7 @@ from accelmlf.ablation.designs import Asked
 from accelmlf.data.datasets import DATASETS
 from accelmlf.models.families import MODELS
 from accelmlf.report.groups import Group, Sorted, numbered, sort_runs
-from accelmlf.settings.commands import FOLLOWS, VARIES, departures
+from accelmlf.settings.comparable import FOLLOWS, VARIES, departures
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
