@@ -36,7 +36,7 @@ def exit_code(given: list[str]) -> int:
     try:
         signals.release()
         refuse_repeats(given)
-        entry_points().main(given, prog_name="python -m accelmlf", standalone_mode=False)
+        entry_points().main(given or ["--help"], prog_name="python -m accelmlf", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except (Interrupted, AccelmlfError) as error:
@@ -144,6 +144,10 @@ def usage_error(error: click.UsageError, given: Sequence[str]) -> ConfigError:
     """click's complaint in this project's words, with what was typed and what was probably meant."""
     if isinstance(error, click.NoSuchOption):
         name = error.option_name.lstrip("-")
+        if given[0].startswith("-"):
+            first = next((token for token in given if token in ENTRY_POINTS), next(iter(ENTRY_POINTS)))
+            command = " ".join(["python -m accelmlf", first, *(token for token in given if token != first)])
+            return ConfigError(name, typed_value(name, given), "it stands before the entry point", f"Try {command}")
         entry = ENTRY_POINTS.get(given[0].replace("-", "_"), ENTRY_POINTS["main"])
         if name in entry.set_by_itself:
             rule, remedy = f"{given[0]} sets it by itself", f"Give {entry.set_by_itself[name]}"

@@ -81,6 +81,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def short(number: float) -> str:
     """Three digits, or all before the point."""
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:#.3g}"

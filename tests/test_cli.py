@@ -98,10 +98,13 @@ def test_mlproject_starts_what_the_command_line_has_and_declares_nothing(entry_p
         (["report", "--experiment", "x"], "experiment=x: there is no such setting. Did you mean experiment_name?"),
         (["resnet50", "--n_trials", "3"], "n_trials=3: there is no such setting"),
         (["resnet50", "--model", "vit"], "model=vit: resnet50 sets it by itself. Give another entry point, or main"),
-        (["--epochs", "3"], "epochs=3: there is no such setting"),
+        (
+            ["--dry_run", "vit"],
+            "dry_run=vit: it stands before the entry point. Try python -m accelmlf vit --dry_run",
+        ),
         (["resnet"], "entry_point=resnet: there is no such entry point. Did you mean resnet50?"),
         (["train"], "entry_point=train: there is no such entry point"),
-        ([], "entry_point=none: there is no such entry point. Known: main"),
+        (["--epochs", "1"], "epochs=1: it stands before the entry point. Try python -m accelmlf main --epochs 1"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(

@@ -17,7 +17,7 @@ from accelmlf.many_runs.comparison import block_orders
 from accelmlf.many_runs.console import RunsConsole, left_in_words
 from accelmlf.many_runs.opened import labels_of_parent, opened
 from accelmlf.settings.run import RunConfig, batch_in_words
-from accelmlf.text import say
+from accelmlf.text import counted, say
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, COMMAND, DEVICE, ERROR, OWNER, VERDICT
 
@@ -118,9 +118,10 @@ def announce(plan: AblationPlan) -> None:
     """What is about to be measured, and how."""
     arms = plan.asked.as_design().arms
     repeats = plan.asked.repeats
-    runs = f"{repeats} repeat{'s' * (repeats > 1)} of {len(arms)} arms, interleaved: {repeats * len(arms)} runs"
+    runs = f"{counted(repeats, 'repeat')} of {len(arms)} arms, interleaved: {repeats * len(arms)} runs"
     say(f"ablation of {', '.join(plan.asked.factors)}: {plan.base.model} on {plan.base.dataset} ({plan.base.pipeline})")
-    say(f"  {plan.asked.design.replace('_', ' ')}, {runs} of {plan.base.epochs} epochs on {plan.base.device}")
+    design, epochs = plan.asked.design.replace("_", " "), counted(plan.base.epochs, "epoch")
+    say(f"  {design}, {runs} of {epochs} on {plan.base.device}")
     width = max(len(arm.name) for arm in arms)
     for arm in arms:
         config = plan.configs[arm.name]

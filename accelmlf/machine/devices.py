@@ -6,6 +6,7 @@ import platform
 import torch
 
 from accelmlf.errors import ConfigError, DeviceError
+from accelmlf.text import counted
 
 
 def pick_device(text: str) -> torch.device:
@@ -22,7 +23,7 @@ def pick_device(text: str) -> torch.device:
     if text == "auto":
         return torch.device("cuda:0" if gpus else "cpu")
     if kind == "cuda" and int(number or 0) >= gpus:
-        found = f"torch {torch.__version__} finds {gpus} CUDA device{'s' * (gpus != 1)}"
+        found = f"torch {torch.__version__} finds {counted(gpus, 'CUDA device')}"
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         found += "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible!r}"
         raise DeviceError("device", text, found, "Use device=auto, or a device that is there")

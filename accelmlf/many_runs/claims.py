@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from accelmlf.many_runs.comparison import MIN_REPEATS
+from accelmlf.text import counted
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import COMMIT, RESUMED_IN_EPOCH, SKIPPED, UNCOMMITTED, UNFIT
 
@@ -54,11 +55,11 @@ def marks(run: StoredRun) -> list[str]:
 
 def marks_of_group(runs: Sequence[StoredRun], repeats: int, *, of: str = "repeat") -> list[str]:
     """Why runs of one kind, repeated so often, are unfit: each reason once, its worst case, and how many have it."""
-    found = [f"{repeats} {of}{'s' * (repeats != 1)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
+    found = [f"{counted(repeats, of)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
     for check in RUN_CHECKS:
         if texts := [mark for run in runs if (mark := check(run)) is not None]:
-            counted = "" if len(texts) == len(runs) else f" ({len(texts)} of {len(runs)} runs)"
-            found.append(max(texts, key=_numbers) + counted)
+            how_many = "" if len(texts) == len(runs) else f" ({len(texts)} of {len(runs)} runs)"
+            found.append(max(texts, key=_numbers) + how_many)
     commits = {run.tags.get(COMMIT) for run in runs}
     return found + ([f"code of {len(commits)} commits"] if len(commits) > 1 else [])
 

@@ -16,7 +16,7 @@ from accelmlf.report.groups import Group, Sorted, numbered, sort_runs
 from accelmlf.report.paper import paper_section
 from accelmlf.report.settings import ReportConfig
 from accelmlf.settings.recipes import DEMONSTRATIONS
-from accelmlf.text import duration, say, short
+from accelmlf.text import counted, duration, say, short
 from accelmlf.tracking.store import Store
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import (
@@ -55,8 +55,9 @@ def run_report(config: ReportConfig) -> None:
         experiment_id = store.experiment_named(name) if name else parent.run.experiment_id
         runs = store.read_runs(experiment_id)
         parent.run.log_written(write, store, runs, experiment_id, Path(config.output))
-    output = Path(config.output)
-    say(f"{output / 'report.html'} and {output / 'report.md'}: {num_read(runs)} runs read")
+    output = Path(config.output).resolve()
+    first = "" if num_read(runs) else ". First: scripts/run -e resnet50 -P tuned=true"
+    say(f"{output / 'report.html'} and report.md beside it: {counted(num_read(runs), 'run')} read{first}")
 
 
 def write(folder: Path, store: Store, runs: Sequence[StoredRun], experiment_id: str, output: Path) -> None:

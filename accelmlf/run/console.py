@@ -12,7 +12,7 @@ from accelmlf.measure.records import MAX_OTHER_SHARE, EpochMetrics, RunSummary
 from accelmlf.run.workload import Workload
 from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.techniques.stack import Skipped
-from accelmlf.text import say
+from accelmlf.text import counted, say
 
 
 class Console:
@@ -33,7 +33,7 @@ class Console:
         batch = batch_in_words(config.batch_size, config.accumulation_steps)
         self.say(
             f"{config.model} on {config.dataset} ({config.pipeline}), {config.arm}: techniques {config.techniques}, "
-            f"{batch} steps, {config.epochs} epochs on {config.device}"
+            f"{batch} steps, {counted(config.epochs, 'epoch')} on {config.device}"
         )
         for technique in skipped:
             self.say(f"left out: {technique.label} ({technique.reason})")

@@ -16,6 +16,7 @@ from accelmlf.search.console import SearchConsole
 from accelmlf.search.plan import Plan
 from accelmlf.search.space import Point, in_words
 from accelmlf.search.trials import TrialRecord
+from accelmlf.text import counted
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tags import BLOCK, CONFIRMATION, OWNER, POINT
 
@@ -140,7 +141,7 @@ def confirm(plan: Plan, records: Sequence[TrialRecord], parent: ParentRun, conso
     seeds = [(plan.base.seed + 1 + block) % 2**32 for block in range(repeats)]
     kept = complete_blocks(arms, parent)
     missing = sum(seed not in kept for seed in seeds) * len(arms)
-    what = f"{len(arms)} setting{'s' * (len(arms) > 1)} x {repeats} fresh seed{'s' * (repeats > 1)}"
+    what = f"{counted(len(arms), 'setting')} x {counted(repeats, 'fresh seed')}"
     done = (
         f", {len(seeds) - missing // len(arms)} of {repeats} blocks done already" if kept else ", interleaved in blocks"
     )

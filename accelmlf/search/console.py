@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from accelmlf.many_runs.console import RunsConsole
 from accelmlf.search.trials import TrialRecord, in_short
-from accelmlf.text import say
+from accelmlf.text import counted, say
 
 
 class SearchConsole(RunsConsole):
@@ -51,5 +51,5 @@ class SearchConsole(RunsConsole):
     def waiting(self, running: int) -> None:
         """Nothing is left to start here, but other workers still run trials; said once for each number of them."""
         if running != self.told_waiting:
-            say(f"waiting for {running} trial{'s' * (running > 1)} of other workers")
+            say(f"waiting for {counted(running, 'trial')} of other workers")
         self.told_waiting = running

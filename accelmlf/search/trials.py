@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from accelmlf.search.space import Point
+from accelmlf.text import counted
 
 FINISHED_OUTCOMES = ("completed", "target_not_reached", "pruned")
 """Outcomes of trials that say something about their point."""
@@ -42,7 +43,7 @@ class TrialRecord:
 
 def in_short(record: TrialRecord) -> str:
     """`target after 48.2 s (6 epochs)`, or what happened instead."""
-    epochs = f"{record.epochs} epoch{'s' * (record.epochs != 1)}"
+    epochs = counted(record.epochs or 0, "epoch")
     if record.outcome == "completed":
         return f"target after {record.time_to_accuracy_s:.1f} s of training ({epochs})"
     if record.outcome == "target_not_reached":

@@ -748,7 +748,7 @@ def test_a_store_with_nothing_in_it_has_a_report_that_says_so(
 ) -> None:
     code, out, err = end_of(capsys)
     assert (code, err) == (0, "")
-    assert "report/report.html" in out and "report/report.md" in out and "0 runs read" in out
+    assert f"{tmp_path}/report/report.html and report.md beside it: 0 runs read. First: scripts/run" in out
     found = Page((tmp_path / "report" / "report.html").read_text())
     assert f"Experiment {experiment}" in found.text and "0 runs read" in found.text
     assert [row[1:] for row in rows_of_paper(found, ours=True)] == [["here", "no runs", "", "no runs", "", ""]] * 6
