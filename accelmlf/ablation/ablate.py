@@ -3,13 +3,17 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from accelmlf.ablation import tables
 from accelmlf.ablation.designs import Arm
+from accelmlf.ablation.files import draw, write_tables
 from accelmlf.ablation.plan import AblationPlan, make_plan
-from accelmlf.ablation.result import FAILED_FOR_GOOD, Ablation, blocks_of
-from accelmlf.ablation.settings import SET_BY_ABLATION, AblateConfig
+from accelmlf.ablation.result import Ablation, blocks_of
+from accelmlf.ablation.settings import RUNS, SET_BY_ABLATION, STEPS, AblateConfig
+from accelmlf.ablation.stored import FAILED_FOR_GOOD
+from accelmlf.ablation.stretches import measure_stretches
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.processes import is_of_this_machine
 from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, too_many
@@ -19,7 +23,19 @@ from accelmlf.many_runs.opened import labels_of_parent, opened
 from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.text import counted, say
 from accelmlf.tracking.parent_run import ParentRun
-from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, COMMAND, DEVICE, ERROR, OWNER, VERDICT
+from accelmlf.tracking.tags import (
+    ABLATION,
+    ARM,
+    ARM_RUN,
+    ASKED,
+    BLOCK,
+    COMMAND,
+    DEVICE,
+    ERROR,
+    OWNER,
+    STOPPED_BY,
+    VERDICT,
+)
 
 
 def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> None:
@@ -39,13 +55,17 @@ def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool 
     with opened(ABLATION, plan.seen.device_key) as parent:
         announce(plan)
         parent.join(name, plan.study_id(), *labels(plan))
-        given_up_for = measure(plan, parent)
+        stopped_by, given_up_for = None, None
+        if plan.asked.measure == STEPS:
+            stopped_by = measure_stretches(plan, parent)
+        else:
+            given_up_for = measure(plan, parent)
         runs = parent.store.runs_of_study(parent.run.experiment_id, parent.study_id)
         ablation = Ablation.of(next(run for run in runs if run.run_id == parent.run.run_id), runs)
         if not ablation.num_runs:
             last = ablation.failures[-1]
             raise failure_of_all("run", last.name, last.outcome or "failed", last.tags.get(ERROR))
-        record(ablation, plan, parent)
+        record(ablation, plan, parent, stopped_by)
         if given_up_for is not None:
             raise given_up_for
 
@@ -109,19 +129,31 @@ def places_done(parent: ParentRun, arms: tuple[Arm, ...], device_key: str) -> se
 
 def labels(plan: AblationPlan) -> tuple[dict[str, str], dict[str, str]]:
     """Parameters and tags of the parent run."""
-    own = {"design": plan.asked.design, "factors": ",".join(plan.asked.factors), "repeats": str(plan.asked.repeats)}
+    asked = plan.asked
+    own = {"design": asked.design, "factors": ",".join(asked.factors), "measure": asked.measure}
+    own |= {"repeats": str(asked.repeats)} if asked.measure == RUNS else {"precision": f"{asked.precision:g}"}
     params, tags = labels_of_parent(plan.seen, own, SET_BY_ABLATION)
     return params, tags | {ASKED: plan.asked.as_json(), COMMAND: plan.command()}
+
+
+AFRESH = {
+    STEPS: "the same command goes on with more generations where precision is smaller, or budget larger",
+    RUNS: "another seed (-P seed=1000, say) measures afresh; decide on the number of repeats before you look",
+}
+"""How one goes on from a result."""
 
 
 def announce(plan: AblationPlan) -> None:
     """What is about to be measured, and how."""
     arms = plan.asked.as_design().arms
     repeats = plan.asked.repeats
-    runs = f"{counted(repeats, 'repeat')} of {len(arms)} arms, interleaved: {repeats * len(arms)} runs"
+    epochs = counted(plan.base.epochs, "epoch")
+    what = f"{counted(repeats, 'repeat')} of {len(arms)} arms, interleaved: {repeats * len(arms)} runs of {epochs}"
+    if plan.asked.measure == STEPS:
+        until = f"until every interval is within {plan.ablate.precision:.1%}, or for {plan.ablate.budget:g} min"
+        what = f"{len(arms)} arms in short stretches of steps, in generations of fresh processes, {until},"
     say(f"ablation of {', '.join(plan.asked.factors)}: {plan.base.model} on {plan.base.dataset} ({plan.base.pipeline})")
-    design, epochs = plan.asked.design.replace("_", " "), counted(plan.base.epochs, "epoch")
-    say(f"  {design}, {runs} of {epochs} on {plan.base.device}")
+    say(f"  {plan.asked.design.replace('_', ' ')}, {what} on {plan.base.device}")
     width = max(len(arm.name) for arm in arms)
     for arm in arms:
         config = plan.configs[arm.name]
@@ -134,14 +166,16 @@ def announce(plan: AblationPlan) -> None:
         say(f"  there is no arm with all of them: {plan.asked.clash}")
 
 
-def record(ablation: Ablation, plan: AblationPlan, parent: ParentRun) -> None:
+def record(ablation: Ablation, plan: AblationPlan, parent: ParentRun, stopped_by: str | None) -> None:
     """The result on the console and in the parent run: metrics, verdicts, tables, pictures."""
+    if stopped_by is not None:
+        ablation = replace(ablation, stopped_by=stopped_by)
     say("\n".join(tables.as_lines(ablation)))
     say(f"\nto show this again: {plan.command()}")
-    say("another seed (-P seed=1000, say) measures afresh; decide on the number of repeats before you look")
-    is_whole = ablation.num_runs + len(ablation.failures) == ablation.num_planned
-    tags = {VERDICT: tables.verdict(ablation)}
+    say(AFRESH[plan.asked.measure])
+    is_whole = stopped_by is not None or ablation.num_runs + len(ablation.failures) == ablation.num_planned
+    tags = {VERDICT: tables.verdict(ablation)} | ({} if stopped_by is None else {STOPPED_BY: stopped_by})
     parent.log_result({}, tables.metrics(ablation), "completed" if is_whole else "failed", tags)
-    parent.run.log_written(tables.write_tables, ablation)
-    parent.run.log_written(tables.draw, parent.store, ablation)  # a picture that fails takes no table with it
+    parent.run.log_written(write_tables, parent.store, ablation)
+    parent.run.log_written(draw, parent.store, ablation)  # a picture that fails takes no table with it
     say(f"tables and pictures (scripts/ui serves them): {parent.run.files_url()}")

@@ -6,9 +6,9 @@ Every design is a list of arms and a list of contrasts; everything else is one m
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from accelmlf.ablation.settings import ALL, BASELINE, TUNED, UNTUNED
+from accelmlf.ablation.settings import ALL, BASELINE, DEFAULT_PRECISION, RUNS, STEPS, TUNED, UNTUNED
 from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import pick
 
@@ -51,9 +51,13 @@ class Design:
 
     arms: tuple[Arm, ...]
     contrasts: tuple[Contrast, ...]
+    null: Contrast | None = None
+    """Of an arm against itself, where it is measured twice: whose interval must hold 1, and how noisy it all is."""
 
 
 MAX_ARMS = 32
+AGAIN = "again"
+"""What the second of two arms that are the same is called by, after the name of the first."""
 
 
 def one_at_a_time(factors: Sequence[str]) -> Design:
@@ -89,6 +93,22 @@ def preset(factors: Sequence[str]) -> Design:
     del factors
     contrast = Contrast(TUNED, (TUNED,), {UNTUNED: 1.0, TUNED: -1.0})
     return Design((Arm(UNTUNED, ()), Arm(TUNED, (TUNED,))), (contrast,))
+
+
+def with_twin(design: Design) -> Design:
+    """The design with its first arm twice: each contrast with it takes the mean of the two."""
+    first = design.arms[0]
+    twin = Arm(f"{first.name} {AGAIN}", first.factors)
+
+    def shared(weights: Mapping[str, float]) -> Mapping[str, float]:
+        if first.name not in weights:
+            return weights
+        half = weights[first.name] / 2
+        return {**weights, first.name: half, twin.name: half}
+
+    contrasts = tuple(replace(contrast, weights=shared(contrast.weights)) for contrast in design.contrasts)
+    null = Contrast(twin.name, (), {first.name: 1.0, twin.name: -1.0})
+    return Design((first, twin, *design.arms[1:]), contrasts, null)
 
 
 def _pairs(factors: Sequence[str]) -> list[tuple[str, str]]:
@@ -143,8 +163,13 @@ class Asked:
     clash: str | None
     """Why they cannot all be on together, or None."""
     repeats: int
+    """Blocks of whole runs; 0 with measure=steps."""
     left_out: tuple[str, ...]
     """Factors that were asked for, with the reason why they are not there."""
+    measure: str = RUNS
+    """steps or runs. Ablations of the first version have no word of it: they were of whole runs."""
+    precision: float = DEFAULT_PRECISION
+    """Half the width of an interval that is narrow enough, of a ratio."""
 
     def as_json(self) -> str:
         return json.dumps(vars(self))
@@ -156,4 +181,5 @@ class Asked:
         return cls(**{**fields, **lists})
 
     def as_design(self) -> Design:
-        return make_design(self.design, self.factors, clash=self.clash)
+        design = make_design(self.design, self.factors, clash=self.clash)
+        return with_twin(design) if self.measure == STEPS else design

@@ -1,16 +1,18 @@
-"""What each factor of an ablation is worth: contrasts within blocks, their intervals, and verdicts in words."""
+"""What each factor of an ablation is worth: contrasts within blocks, their intervals, and verdicts in four words."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from accelmlf.ablation.designs import Contrast
-from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, Interval, as_ratio, holm, t_interval
+from accelmlf.many_runs.comparison import MIN_REPEATS, Interval, as_ratio, t_interval
+from accelmlf.many_runs.pooled import PooledTable, simultaneous
 from accelmlf.measure.cost import PHASES
 
-SIGNIFICANCE = 1 - CONFIDENCE
 Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Arm -> block -> the final figures of a run that ended well, by their logged names."""
+SAME_WITHIN = 0.02
+"""Two speeds that differ by no more are the same to whoever has to choose."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,17 @@ class Measure:
     is_ratio: bool = True
     is_speed: bool = False
     """The ratio is without / with, as for times: above 1 is better. Else with / without."""
-    is_primary: bool = False
+    has_verdict: bool = False
     """Declared beforehand to be what a verdict is about."""
     factor: float = 1.0
     """From the logged figure to the unit."""
 
 
-SECONDS_PER_EPOCH = Measure("median_epoch_s", "seconds per epoch", is_speed=True, is_primary=True)
-TIME_TO_ACCURACY = Measure("time_to_accuracy_s", "time to accuracy", is_speed=True, is_primary=True)
+SECONDS_PER_PICTURE = Measure("seconds_per_image", "seconds per picture", is_speed=True, has_verdict=True)
+SECONDS_PER_EPOCH = Measure("median_epoch_s", "seconds per epoch", is_speed=True, has_verdict=True)
+TIME_TO_ACCURACY = Measure("time_to_accuracy_s", "time to accuracy", is_speed=True, has_verdict=True)
 MEASURES = (
+    SECONDS_PER_PICTURE,
     SECONDS_PER_EPOCH,
     TIME_TO_ACCURACY,
     Measure("mean_images_per_s", "images per second"),
@@ -52,30 +56,28 @@ class Effect:
     contrast: Contrast
     measure: Measure
     interval: Interval | None
-    """Of the mean difference, or of the mean logarithm of the ratio; None where there is nothing to compare."""
+    """Of the mean difference, or of the mean logarithm of the ratio; None where there is nothing to compare.
+
+    Where the measure has verdicts it is simultaneous: all contrasts of the measure lie in theirs in 95 % of ablations.
+    """
     reached: Mapping[str, tuple[int, int]]
     """Where the target was missed: of each arm, how many of how many runs reached it; a failed run did not."""
     absent: Mapping[str, int]
     """Of each arm, how many runs have failed or are not there."""
-    adjusted_p: float | None = None
-    """Holm's; None where there is no verdict."""
 
     @property
     def can_have_verdict(self) -> bool:
-        """A primary measure, at the target in every run, measured in every block of at least three."""
+        """A measure with verdicts, at the target in every run, measured in every block of at least three."""
         complete = self.interval is not None and not self.reached and not self.absent
-        enough = self.interval is not None and self.interval.count >= MIN_REPEATS
-        return self.measure.is_primary and complete and enough
+        enough = self.interval is not None and self.interval.count >= MIN_REPEATS and self.interval.low is not None
+        return self.measure.has_verdict and complete and enough
 
     @property
     def verdict(self) -> str | None:
-        """faster, slower or no difference shown; of interactions likewise; None where there is none."""
-        if self.adjusted_p is None or self.interval is None:
+        """What the interval allows to say, in one of four words; None where there is no verdict."""
+        if not self.can_have_verdict or self.interval is None:
             return None
-        words = ("worth more together", "worth less together") if self.contrast.is_interaction else ("faster", "slower")
-        if self.adjusted_p > SIGNIFICANCE:
-            return "no interaction shown" if self.contrast.is_interaction else "no difference shown"
-        return words[0] if self.interval.mean > 0 else words[1]
+        return VERDICTS[self.contrast.is_interaction][decided(self.interval)]
 
     @property
     def figure(self) -> str:
@@ -87,16 +89,30 @@ class Effect:
         return self.interval.as_difference(self.measure.unit)
 
     @property
-    def is_held_back(self) -> bool:
-        """Whether its own interval leaves "no difference" out, and the correction for many comparisons does not."""
-        if self.adjusted_p is None or self.interval is None or self.interval.p_value is None:
-            return False
-        return self.interval.p_value <= SIGNIFICANCE < self.adjusted_p
-
-    @property
     def in_words(self) -> str:
         """`faster: 1.62x [1.55, 1.70]`, or why there is no verdict."""
         return next(words for say in WORDS if (words := say(self)) is not None)
+
+
+FASTER, SLOWER, SAME, UNDECIDED = range(4)
+VERDICTS = {
+    False: ("faster", "slower", f"the same within {100 * SAME_WITHIN:g} %", "not decided yet"),
+    True: (
+        "worth more together",
+        "worth less together",
+        f"no interaction above {100 * SAME_WITHIN:g} %",
+        "not decided yet",
+    ),
+}
+"""Of interactions or not, in the order of FASTER, SLOWER, SAME and UNDECIDED."""
+
+
+def decided(interval: Interval) -> int:
+    """What an interval of the logarithm of a speed-up shows; what is shown to be within 2 % is the same."""
+    low, high, margin = interval.low or 0.0, interval.high or 0.0, math.log1p(SAME_WITHIN)
+    if -margin <= low and high <= margin:
+        return SAME
+    return FASTER if low > 0 else SLOWER if high < 0 else UNDECIDED
 
 
 def target_missed(effect: Effect) -> str | None:
@@ -115,17 +131,15 @@ def runs_absent(effect: Effect) -> str | None:
     return f"{effect.figure}; {no_verdict}" if effect.figure else no_verdict
 
 
-def too_few_repeats(effect: Effect) -> str | None:
-    if not effect.measure.is_primary or effect.interval is None or effect.interval.count >= MIN_REPEATS:
+def too_few_blocks(effect: Effect) -> str | None:
+    if not effect.measure.has_verdict or effect.interval is None or effect.interval.count >= MIN_REPEATS:
         return None
-    return f"{effect.figure}, no verdict with fewer than {MIN_REPEATS} repeats"
+    blocks = "generations" if effect.measure is SECONDS_PER_PICTURE else "repeats"
+    return f"{effect.figure}, no verdict with fewer than {MIN_REPEATS} {blocks}"
 
 
 def judged(effect: Effect) -> str | None:
-    if effect.verdict is None:
-        return None
-    corrected = " after Holm's correction" if effect.is_held_back else ""
-    return f"{effect.verdict}{corrected}: {effect.figure}"
+    return None if effect.verdict is None else f"{effect.verdict}: {effect.figure}"
 
 
 def figure_alone(effect: Effect) -> str:
@@ -135,7 +149,7 @@ def figure_alone(effect: Effect) -> str:
 WORDS: tuple[Callable[[Effect], str | None], ...] = (
     target_missed,
     runs_absent,
-    too_few_repeats,
+    too_few_blocks,
     judged,
     figure_alone,
 )
@@ -150,29 +164,30 @@ def _counts(absent: Mapping[str, int]) -> str:
 def effects(
     contrasts: Sequence[Contrast], measured: Measured, repeats: int, failed: Mapping[str, int] | None = None
 ) -> list[Effect]:
-    """Every contrast of every measure that was captured; the verdicts of all primary ones are corrected together.
+    """Every contrast of every measure that was captured.
 
     `failed`: arm -> how many of its runs diverged, ran out of memory or broke. What is neither there nor has failed is
     missing.
     """
-    failed = failed or {}
     known = {name for blocks in measured.values() for figures in blocks.values() for name in figures}
-    measures = [measure for measure in MEASURES if measure.metric in known or measure is TIME_TO_ACCURACY]
-    found = [_effect(contrast, measure, measured, repeats, failed) for contrast in contrasts for measure in measures]
-    judged = [index for index, effect in enumerate(found) if effect.can_have_verdict]
-    p_values = [interval.p_value for index in judged if (interval := found[index].interval) is not None]
-    for index, adjusted in zip(judged, holm([1.0 if p is None else p for p in p_values]), strict=True):
-        found[index] = replace(found[index], adjusted_p=adjusted)
-    return found
+    of_runs = SECONDS_PER_PICTURE.metric not in known
+    measures = [m for m in MEASURES if m.metric in known or (m is TIME_TO_ACCURACY and of_runs)]
+    count, failed = len(contrasts), failed or {}
+    return [_effect(contrast, m, measured, repeats, failed, count) for contrast in contrasts for m in measures]
 
 
 def _effect(
-    contrast: Contrast, measure: Measure, measured: Measured, repeats: int, failed: Mapping[str, int]
+    contrast: Contrast,
+    measure: Measure,
+    measured: Measured,
+    repeats: int,
+    failed: Mapping[str, int],
+    comparisons: int,
 ) -> Effect:
     runs = {arm: measured.get(arm, {}) for arm in contrast.weights}
     absent = {arm: repeats - len(blocks) for arm, blocks in runs.items() if len(blocks) < repeats}
     reached = _reached(runs, failed) if measure is TIME_TO_ACCURACY else {}
-    interval = None if reached else _interval(contrast, measure, runs, repeats)
+    interval = None if reached else interval_of(contrast, measure, measured, comparisons)
     return Effect(contrast, measure, interval, reached, absent)
 
 
@@ -184,20 +199,30 @@ def _reached(runs: Measured, failed: Mapping[str, int]) -> dict[str, tuple[int, 
     return counts if any(k < n for k, n in counts.values()) else {}
 
 
-def _interval(contrast: Contrast, measure: Measure, runs: Measured, repeats: int) -> Interval | None:
-    """Over the blocks in which every arm has the figure; None where there is none, or one that has no logarithm.
+def interval_of(contrast: Contrast, measure: Measure, measured: Measured, comparisons: int) -> Interval | None:
+    """Of a contrast, over the blocks in which its arms have the figure; None where there is none, or no logarithm.
 
-    What is paired is of one block, so that what disturbs a block cancels.
+    A measure with verdicts is judged from the residual of all arms that were measured beside them, simultaneously with
+    `comparisons` contrasts; any other has a 95 % interval of its own.
     """
-    blocks = [block for block in range(repeats) if all(measure.metric in runs[arm].get(block, {}) for arm in runs)]
-    sign = 1.0 if measure.is_speed else -1.0
 
-    def value(arm: str, block: int) -> float:
-        figure = measure.factor * runs[arm][block][measure.metric]
-        return math.log(figure) if measure.is_ratio else figure
+    def value(figure: float) -> float:
+        amount = math.log(figure) if measure.is_ratio else measure.factor * figure
+        return amount if measure.is_speed else -amount
 
+    metric = measure.metric
     try:
-        values = [sign * sum(weight * value(arm, b) for arm, weight in contrast.weights.items()) for b in blocks]
+        values = {
+            arm: {block: value(figures[metric]) for block, figures in blocks.items() if metric in figures}
+            for arm, blocks in measured.items()
+        }
     except ValueError:  # a ratio of nothing: no pictures per second, no memory
         return None
-    return t_interval(values) if values else None
+    own = PooledTable.of({arm: values.get(arm, {}) for arm in contrast.weights})
+    if not own.num_blocks:
+        return None
+    if not measure.has_verdict:
+        return t_interval(own.contrast(contrast.weights).tolist())
+    beside = PooledTable.of({arm: found for arm, found in values.items() if len(found) >= own.num_blocks})
+    table = beside if beside.num_blocks == own.num_blocks else own
+    return table.interval(contrast.weights, confidence=simultaneous(comparisons))

@@ -37,6 +37,8 @@ class Factor:
     """How it is written, its option included."""
     acts_on: tuple[str, ...]
     """The phases of an epoch that it is meant to shorten."""
+    keeps_bits: bool = False
+    """Whether, on a CPU, every number that is learned stays the same to the bit."""
 
     def apply(self, settings: ArmSettings, recipe_steps: int) -> ArmSettings:
         """The settings with the factor on. `recipe_steps`: accumulation steps of the recipe's tuned arm."""
@@ -55,6 +57,7 @@ class TechniqueFactor(Factor):
         self.label = label
         kind = TECHNIQUES.get(word_and_option(label)[0])
         self.acts_on = () if kind is None else kind.acts_on
+        self.keeps_bits = kind is not None and kind.keeps_bits
 
     def apply(self, settings: ArmSettings, recipe_steps: int) -> ArmSettings:
         return replace(settings, techniques=settings.techniques.with_(self.label))

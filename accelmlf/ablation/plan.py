@@ -41,6 +41,7 @@ class AblationPlan:
         """What the runs of one ablation have in common, and what was asked."""
         return {
             **common_facts(self.seen),
+            "measure": self.asked.measure,
             "design": self.asked.design,
             "factors": self.asked.factors,
             "learning_rates": {name: config.as_texts()["learning_rate"] for name, config in self.configs.items()},
@@ -80,8 +81,10 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
         design=ablate.design,
         factors=factors.labels,
         clash=factors.clash,
-        repeats=ablate.repeats,
+        repeats=ablate.num_repeats,
         left_out=factors.left_out,
+        measure=ablate.measure,
+        precision=ablate.precision,
     )
     arms = asked.as_design().arms
     configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in arms}

@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelmlf.ablation.effects import Effect
+from accelmlf.ablation.effects import SAME_WITHIN, VERDICTS, Effect
 from accelmlf.ablation.result import Ablation
 from accelmlf.many_runs.comparison import as_ratio
 from accelmlf.measure.cost import PHASE_COLOURS, PHASES
@@ -15,8 +15,9 @@ from accelmlf.measure.cost import PHASE_COLOURS, PHASES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"faster": "#2c7a2c", "worth more together": "#2c7a2c", "slower": "#b22222", "worth less together": "#b22222"}
-UNDECIDED = "#6b6b6b"
+SAME_COLOUR, UNDECIDED = "#1f5fa8", "#6b6b6b"
+OF_VERDICTS = ("#2c7a2c", "#b22222", SAME_COLOUR, UNDECIDED)
+COLOURS = {word: colour for words in VERDICTS.values() for word, colour in zip(words, OF_VERDICTS, strict=True)}
 ARM_COLOURS = ("#6b6b6b", "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22")
 DPI = 120
 BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
@@ -37,17 +38,23 @@ def names_as_they_are(draw: Callable[..., None]) -> Callable[..., None]:
 
 @names_as_they_are
 def draw_forest(ablation: Ablation, path: Path) -> None:
-    """A row per contrast, a panel per primary measure: the ratio with its interval, in the colour of its verdict."""
+    """A row per contrast, a panel per measure with verdicts: the ratio with its interval, in the verdict's colour.
+
+    Of a measurement in stretches the last row is the arm that was measured against itself.
+    """
     from matplotlib.figure import Figure
 
     contrasts = ablation.design.contrasts
-    rows = [ablation.primary(contrast) for contrast in contrasts]
+    rows = [ablation.judged(contrast) for contrast in contrasts]
     names = [f"{contrast.name} (interaction)" if contrast.is_interaction else contrast.name for contrast in contrasts]
+    if (null := ablation.null_effect) is not None:
+        rows, names = [*rows, [null]], [*names, f"{ablation.design.arms[0].name} against itself"]
     width = 8.5 + 0.08 * max(map(len, names))
     figure = Figure(figsize=(width, 1.7 + 0.5 * len(rows)), layout="constrained")
-    figure.suptitle(f"{ablation.title}\ntimes as fast, 95 % intervals, n = {ablation.asked.repeats}", fontsize=10)
-    for axis, column in zip(figure.subplots(1, 2, sharey=True), (0, 1), strict=True):
-        measured = [effects[column] for effects in rows]
+    title = f"{ablation.title}\ntimes as fast, simultaneous 95 % intervals, n = {ablation.num_blocks}"
+    figure.suptitle(title, fontsize=10)
+    panels = list(zip(*rows, strict=True))
+    for axis, measured in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         _forest_panel(axis, measured)
         axis.set_yticks(range(len(rows)), names)
         axis.set(title=measured[0].measure.title, ylim=(len(rows) - 0.5, -0.5))
@@ -56,6 +63,7 @@ def draw_forest(ablation: Ablation, path: Path) -> None:
 
 def _forest_panel(axis: "Axes", measured: Sequence[Effect]) -> None:
     axis.axvline(1, color="black", linewidth=1, zorder=1)
+    axis.axvspan(1 / (1 + SAME_WITHIN), 1 + SAME_WITHIN, color=SAME_COLOUR, alpha=0.15, linewidth=0, zorder=0)
     axis.set_xscale("log")
     ratios = [as_ratio(effect.interval) for effect in measured if effect.interval is not None]
     limits = [1.0, *(limit for ratio in ratios for limit in (ratio.low or ratio.value, ratio.high or ratio.value))]

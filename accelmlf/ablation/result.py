@@ -1,20 +1,30 @@
 """An ablation as the tracking store has it: its design, its runs, and what they say."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from accelmlf.ablation.designs import Arm, Asked, Contrast, Design
-from accelmlf.ablation.effects import SECONDS_PER_EPOCH, TIME_TO_ACCURACY, Effect, Measured, effects
+from accelmlf.ablation.effects import (
+    SECONDS_PER_EPOCH,
+    SECONDS_PER_PICTURE,
+    TIME_TO_ACCURACY,
+    Effect,
+    Measure,
+    Measured,
+    effects,
+    interval_of,
+)
 from accelmlf.ablation.factors import ACCUMULATION
 from accelmlf.ablation.reasons import Case, why
+from accelmlf.ablation.settings import STEPS
+from accelmlf.ablation.stored import FAILED_BY_ITSELF, generations_of, kept_of
 from accelmlf.machine.processes import machine_of
+from accelmlf.many_runs.pooled import PooledTable
 from accelmlf.tracking.stored_runs import StoredRun
-from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, DEVICE, KIND, OWNER
-
-FAILED_FOR_GOOD = ("diverged", "out_of_memory")
-FAILED_BY_ITSELF = (*FAILED_FOR_GOOD, "failed")
+from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ARM_STRETCHES, ASKED, BLOCK, DEVICE, KIND, OWNER, STOPPED_BY
 
 
 @dataclass(frozen=True)
@@ -31,12 +41,16 @@ class Ablation:
     """Numbers of repeats with which it was judged, this one among them."""
     repeated: int = 0
     """Runs that failed and whose place another one has taken."""
+    stopped_by: str | None = None
+    """Why a measurement in stretches has ended, precision or budget; None of whole runs, or while it goes on."""
 
     @classmethod
     def of(cls, parent: StoredRun, children: Sequence[StoredRun]) -> "Ablation":
         """`children`: all runs of the study; those of other kinds are passed over."""
         asked = Asked.from_json(parent.tags[ASKED])
         arms = asked.as_design().arms
+        if asked.measure == STEPS:
+            return cls._of_stretches(parent, asked, [run for run in children if run.tags.get(KIND) == ARM_STRETCHES])
         runs = [run for run in children if run.tags.get(KIND) == ARM_RUN]
         blocks = {block: found for block, found in blocks_of(runs, arms).items() if block < asked.repeats}
         broken = [run for run in runs if run.outcome in FAILED_BY_ITSELF and int(run.tags[BLOCK]) < asked.repeats]
@@ -48,6 +62,29 @@ class Ablation:
         judged = [run for run in children if run.kind == ABLATION and run.outcome == "completed" and ASKED in run.tags]
         looks = {Asked.from_json(run.tags[ASKED]).repeats for run in judged} | {asked.repeats}
         return cls(parent, asked, blocks, list(failed.values()), sorted(looks), len(broken) - len(failed))
+
+    @classmethod
+    def _of_stretches(cls, parent: StoredRun, asked: Asked, runs: Sequence[StoredRun]) -> "Ablation":
+        """A block is a generation that is complete."""
+        kept = kept_of(runs, [arm.name for arm in asked.as_design().arms])
+        whole = {number for blocks in kept.measured.values() for number in blocks}
+        blocks = {number: found for number, found in generations_of(runs).items() if number in whole}
+        failed = {run.tags[ARM]: run for run in runs if run.outcome in FAILED_BY_ITSELF}
+        return cls(parent, asked, blocks, list(failed.values()), [], stopped_by=parent.tags.get(STOPPED_BY))
+
+    @property
+    def num_blocks(self) -> int:
+        """Repeats of whole runs that were asked for, or generations that there are."""
+        return len(self.runs) if self.asked.measure == STEPS else self.asked.repeats
+
+    @cached_property
+    def null_effect(self) -> Effect | None:
+        """Of an arm against itself; None where it was not measured twice."""
+        if self.design.null is None:
+            return None
+        count = len(self.design.contrasts)
+        interval = interval_of(self.design.null, SECONDS_PER_PICTURE, self.measured, count)
+        return Effect(self.design.null, SECONDS_PER_PICTURE, interval, {}, {})
 
     @cached_property
     def design(self) -> Design:
@@ -68,6 +105,16 @@ class Ablation:
         """The title, after what was asked for."""
         return f"{', '.join(self.asked.factors)}: {self.title}"
 
+    @property
+    def process_sd(self) -> float:
+        """Of an arm's log speed between generations, the noise of its rounds in it; needs two of them."""
+        values = {
+            arm: {block: math.log(figures[SECONDS_PER_PICTURE.metric]) for block, figures in blocks.items()}
+            for arm, blocks in self.measured.items()
+            if blocks
+        }
+        return math.sqrt(PooledTable.of(values).variance)
+
     @cached_property
     def measured(self) -> Measured:
         return {
@@ -78,16 +125,22 @@ class Ablation:
     @cached_property
     def effects(self) -> list[Effect]:
         failed = Counter(run.tags[ARM] for run in self.failures)
-        return effects(self.design.contrasts, self.measured, self.asked.repeats, failed)
+        return effects(self.design.contrasts, self.measured, self.num_blocks, failed)
 
     def effects_of(self, contrast: Contrast) -> list[Effect]:
         return [effect for effect in self.effects if effect.contrast is contrast]
 
-    def primary(self, contrast: Contrast) -> tuple[Effect, Effect]:
-        """Its effects on the two measures that carry a verdict: seconds per epoch, and time to accuracy."""
+    @property
+    def speed(self) -> Measure:
+        """What its verdicts on speed are about."""
+        return SECONDS_PER_PICTURE if self.asked.measure == STEPS else SECONDS_PER_EPOCH
+
+    def judged(self, contrast: Contrast) -> list[Effect]:
+        """Its effects on the measures that carry a verdict: the speed first, then, of whole runs, time to accuracy."""
         of = {effect.measure: effect for effect in self.effects_of(contrast)}
-        absent = Effect(contrast, SECONDS_PER_EPOCH, None, {}, dict.fromkeys(contrast.weights, self.asked.repeats))
-        return of.get(SECONDS_PER_EPOCH, absent), of[TIME_TO_ACCURACY]
+        absent = Effect(contrast, self.speed, None, {}, dict.fromkeys(contrast.weights, self.num_blocks))
+        on_time = [of[TIME_TO_ACCURACY]] if TIME_TO_ACCURACY in of else []
+        return [of.get(self.speed, absent), *on_time]
 
     def reason(self, contrast: Contrast) -> str:
         """What the phases say about it."""
@@ -115,7 +168,7 @@ class Ablation:
 
     @property
     def num_planned(self) -> int:
-        return self.asked.repeats * len(self.design.arms)
+        return self.num_blocks * len(self.design.arms)
 
 
 def place_of(run: StoredRun) -> tuple[str, str]:

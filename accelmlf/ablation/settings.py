@@ -9,6 +9,9 @@ from accelmlf.settings.fields import setting
 
 DEFAULT_FACTORS = "accumulation,amp,pin_memory"
 BASELINE, ALL, UNTUNED, TUNED = "baseline", "all", "untuned", "tuned"
+STEPS, RUNS = "steps", "runs"
+DEFAULT_REPEATS = 5
+DEFAULT_PRECISION = 0.02
 SET_BY_ABLATION = {"tuned": "design=preset", "accumulation_steps": "factors=accumulation"}
 """Settings of a run that an ablation sets by itself, and what to give instead."""
 
@@ -21,10 +24,19 @@ class AblateConfig:
     """Comma list of techniques, accumulation (as the recipe), accumulation:same_effective_batch (micro-batches)."""
     design: str = setting("one_at_a_time", choices=("one_at_a_time", "leave_one_out", "factorial", "preset"))
     """one_at_a_time, leave_one_out, factorial (every combination), or preset (the recipe untuned and tuned)."""
-    repeats: int = setting(5, at_least=1, at_most=100)
-    """Blocks of one run of every arm, each with a seed of its own; with fewer than 3 there are no verdicts."""
+    measure: str = setting(STEPS, choices=(STEPS, RUNS))
+    """steps: short stretches of steps, in minutes; runs: whole training runs, each to its last epoch."""
+    precision: float = setting(DEFAULT_PRECISION, at_least=0.001, at_most=0.5)
+    """With measure=steps: half the width of the intervals (of the ratio) at which the measurement ends."""
+    budget: float = setting(12.0, above=0, at_most=10_000)
+    """With measure=steps: minutes after which it ends, however wide the intervals are."""
+    repeats: int | None = setting(None, at_least=1, at_most=100, default_text="5 with measure=runs")
+    """With measure=runs: blocks of one run of every arm, each with a seed of its own; fewer than 3 give no verdicts."""
 
     def __post_init__(self) -> None:
+        if self.measure == STEPS and self.repeats is not None:
+            rule = "measure=steps repeats until the intervals are narrow enough"
+            raise ConfigError("repeats", self.repeats, rule, "Give precision or budget, or measure=runs")
         if self.design == "preset" and self.factors is not None:
             rule = "the preset's factors are those of the recipe"
             raise ConfigError("factors", self.factors, rule, "Leave factors out, or choose another design")
@@ -39,6 +51,11 @@ class AblateConfig:
         if twice := [word for word in words if words.count(word) > 1]:
             raise ConfigError("factors", self.factors, f"{twice[0]} is there twice", "Name each factor once")
         return words
+
+    @property
+    def num_repeats(self) -> int:
+        """Blocks of whole runs that are asked for."""
+        return self.repeats or (DEFAULT_REPEATS if self.measure == RUNS else 0)
 
     def check_runs(self, given: Mapping[str, Any]) -> None:
         """Raises ConfigError for settings of its runs that contradict an ablation, or factors that are none."""

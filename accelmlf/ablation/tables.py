@@ -1,42 +1,47 @@
 """What an ablation leaves: its verdicts and reasons in words, tables in Markdown and CSV, pictures."""
 
-import csv
 import re
+import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from accelmlf.ablation.designs import Contrast
-from accelmlf.ablation.effects import Effect
-from accelmlf.ablation.plots import Curves, draw_accuracy, draw_forest, draw_phases
+from accelmlf.ablation.effects import SECONDS_PER_EPOCH, SECONDS_PER_PICTURE, TIME_TO_ACCURACY
 from accelmlf.ablation.result import Ablation
-from accelmlf.ablation.settings import AblateConfig
+from accelmlf.ablation.settings import RUNS, STEPS, AblateConfig
+from accelmlf.ablation.stored import NUM_ROUNDS, ROUND_VARIANCE, STEPS_PER_STRETCH
+from accelmlf.ablation.time_to_accuracy import time_in_words
 from accelmlf.many_runs.claims import marks_of_group
 from accelmlf.many_runs.comparison import as_ratio
 from accelmlf.settings.comparable import departures
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import batch_in_words
-from accelmlf.text import aligned, code, heading, listed, short, table
-from accelmlf.tracking.store import Store
+from accelmlf.text import aligned, code, counted, heading, listed, short, table
 from accelmlf.tracking.tags import COMMAND, DATA_DIGEST
 
-PICTURES = {
-    "forest.png": "Times as fast, with 95 % intervals",
-    "phases.png": "Where the seconds of an epoch go",
-    "accuracy.png": "Accuracy against training time",
+HOW_TO_READ = {
+    RUNS: "What is compared is paired within a block (one run of every arm, in random order, with one seed); the noise "
+    "is that of all arms together. ",
+    STEPS: "What is compared is paired within a round (a stretch of steps of every arm, in random order), and averaged "
+    "over generations of fresh processes, between which the noise is taken, that of all arms together. ",
 }
-HOW_TO_READ = (
-    "What is compared is paired within a block (one run of every arm, in random order, with one seed); intervals are "
-    "95 % paired t intervals, of ratios on their logarithms. Verdicts are given on seconds per epoch and time to "
-    "accuracy alone, corrected together by Holm's method; all else is shown without one."
+HOW_VERDICTS_ARE_MADE = (
+    "The intervals of speed and time are simultaneous: those of all factors hold together in 95 % of ablations, and "
+    "the verdicts are read off them: faster or slower where 1 is outside, the same where all of it is within 2 %, else "
+    "not decided yet. All else is shown with 95 % t intervals of its own and without a verdict."
 )
 
 
+SPEED = {RUNS: "seconds per epoch", STEPS: "speed"}
+
+
 def verdict_rows(ablation: Ablation) -> list[list[str]]:
-    """A row per contrast: its name and what is said of it on the two primary measures."""
-    return [
-        [contrast.name, *(effect.in_words for effect in ablation.primary(contrast))]
-        for contrast in ablation.design.contrasts
-    ]
+    """A row per contrast: its name, and what is said of speed and of time to accuracy."""
+    rows = []
+    for contrast in ablation.design.contrasts:
+        speed, *on_time = ablation.judged(contrast)
+        words = on_time[0].in_words if on_time else time_in_words(speed, ablation.settings["device"])
+        rows.append([contrast.name, speed.in_words, words])
+    return rows
 
 
 def reasons(ablation: Ablation) -> list[str]:
@@ -47,7 +52,10 @@ def reasons(ablation: Ablation) -> list[str]:
 def unfit(ablation: Ablation) -> list[str]:
     """Why the ablation supports no claim; empty where nothing says so."""
     runs = [run for block in ablation.runs.values() for run in block.values()]
-    against = marks_of_group(runs, min((len(blocks) for blocks in ablation.measured.values()), default=0))
+    of = "generation" if ablation.asked.measure == STEPS else "repeat"
+    against = marks_of_group(runs, min((len(blocks) for blocks in ablation.measured.values()), default=0), of=of)
+    if (null := ablation.null_effect) is not None and null.verdict in ("faster", "slower"):
+        against.append(f"{ablation.design.arms[0].name} against itself is {null.in_words}: the machine was not steady")
     if failures := ablation.failures:
         kinds = ", ".join(sorted({str(run.outcome).replace("_", " ") for run in failures}))
         against.append(f"{len(failures)} of {ablation.num_planned} runs failed ({kinds})")
@@ -63,25 +71,62 @@ def unfit(ablation: Ablation) -> list[str]:
     return against
 
 
-ARM_HEAD = ["arm", "its settings", "seconds per epoch", "time to accuracy (s)", "test accuracy"]
+ARM_HEAD = {
+    RUNS: ["arm", "its settings", "seconds per epoch", "time to accuracy (s)", "test accuracy"],
+    STEPS: ["arm", "its settings", "ms per picture, by generation", "seconds per epoch"],
+}
 
 
 def arm_rows(ablation: Ablation) -> list[list[str]]:
     """A row per arm: what it is, and what its runs measured, each figure in the order of the blocks."""
+    cells = stretch_cells if ablation.asked.measure == STEPS else run_cells
     rows = []
     for arm in ablation.design.arms:
         blocks, settings = ablation.measured[arm.name], ablation.settings_of(arm.name)
         figures = [blocks[block] for block in sorted(blocks)]
-        rows.append(
-            [
-                arm.name,
-                in_words(settings) if settings else "",
-                ", ".join(short(run["median_epoch_s"]) for run in figures if "median_epoch_s" in run),
-                ", ".join(_time(run) for run in figures),
-                ", ".join(f"{run['final_accuracy']:.4f}" for run in figures if "final_accuracy" in run),
-            ]
-        )
+        rows.append([arm.name, in_words(settings) if settings else "", *cells(figures)])
     return rows
+
+
+def run_cells(figures: Sequence[Mapping[str, float]]) -> list[str]:
+    """Of an arm's whole runs."""
+    return [
+        ", ".join(short(run["median_epoch_s"]) for run in figures if "median_epoch_s" in run),
+        ", ".join(_time(run) for run in figures),
+        ", ".join(f"{run['final_accuracy']:.4f}" for run in figures if "final_accuracy" in run),
+    ]
+
+
+def stretch_cells(figures: Sequence[Mapping[str, float]]) -> list[str]:
+    """Of an arm's generations."""
+    if not figures:
+        return ["", ""]
+    epoch_s = statistics.geometric_mean(found["mean_epoch_s"] for found in figures)
+    return [", ".join(short(1e3 * found["seconds_per_image"]) for found in figures), short(epoch_s)]
+
+
+def how_measured(ablation: Ablation) -> list[str]:
+    """Of a measurement in stretches: how much of it there is, why it ended, and how noisy it was."""
+    null = ablation.null_effect
+    if null is None or null.interval is None:
+        return []
+    first = ablation.design.arms[0].name
+    of_first = [ablation.measured[first][block] for block in sorted(ablation.measured[first])]
+    rounds = [int(found[NUM_ROUNDS]) for found in of_first]
+    steps = {arm.name: blocks for arm in ablation.design.arms if (blocks := ablation.measured[arm.name])}
+    counts = [int(next(iter(blocks.values()))[STEPS_PER_STRETCH]) for blocks in steps.values()]
+    spread = statistics.fmean(found[ROUND_VARIANCE] for found in of_first) ** 0.5
+    ended = f", ended by {ablation.stopped_by}" if ablation.stopped_by else ", not ended yet"
+    between = f", that of a process from start to start {ablation.process_sd:.1%}" if len(of_first) > 1 else ""
+    return [
+        f"{counted(len(rounds), 'generation')} of {len(steps)} fresh processes, {_span(rounds)} rounds each, stretches "
+        f"of {_span(counts)} steps{ended}",
+        f"noise floor: {first} against itself is {null.figure}; the speed of a stretch varies by {spread:.1%}{between}",
+    ]
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return f"{min(numbers)}" if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
 
 
 def _time(run: Mapping[str, float]) -> str:
@@ -96,9 +141,12 @@ def in_words(settings: Mapping[str, str]) -> str:
 
 def as_lines(ablation: Ablation) -> list[str]:
     """The result as it stands on the console."""
-    lines = ["", ablation.question, "", *aligned([ARM_HEAD, *arm_rows(ablation)]), ""]
-    for name, on_epochs, on_target in verdict_rows(ablation):
-        lines += [f"  {name}", f"    seconds per epoch  {on_epochs}", f"    time to accuracy   {on_target}"]
+    measure = ablation.asked.measure
+    lines = ["", ablation.question, "", *aligned([ARM_HEAD[measure], *arm_rows(ablation)]), ""]
+    for name, on_speed, on_target in verdict_rows(ablation):
+        lines += [f"  {name}", f"    {SPEED[measure]:<17}  {on_speed}", f"    time to accuracy   {on_target}"]
+    if how := how_measured(ablation):
+        lines += ["", *how]
     if why := reasons(ablation):
         lines += ["", "why:", *(f"  {reason}" for reason in why)]
     if against := unfit(ablation):
@@ -112,7 +160,7 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     facts = [
         f"{settings['epochs']} epochs, target {settings['target_accuracy']} on validation, "
         f"data {ablation.parent.tags.get(DATA_DIGEST, 'unknown')}",
-        f"{asked.repeats} repeat{'s' * (asked.repeats > 1)}, {ablation.num_runs} of {ablation.num_planned} runs",
+        *(how_measured(ablation) or [f"{counted(asked.repeats, 'repeat')}, {of_runs_planned(ablation)}"]),
         f"on {ablation.parent.machine}",
         *(f"left out: {text}" for text in asked.left_out),
     ]
@@ -125,8 +173,8 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     parts = [
         heading(ablation.question, level),
         listed(facts),
-        table(["", "seconds per epoch", "time to accuracy"], verdict_rows(ablation)),
-        table(ARM_HEAD, arm_rows(ablation)),
+        table(["", SPEED[asked.measure], "time to accuracy"], verdict_rows(ablation)),
+        table(ARM_HEAD[asked.measure], arm_rows(ablation)),
         *pictures,
     ]
     if why := reasons(ablation):
@@ -134,35 +182,44 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     parts += [
         heading("Everything else that was measured, without verdicts (with it, against without)", level + 1),
         table(["", *(contrast.name for contrast in ablation.design.contrasts)], other_rows(ablation)),
-        HOW_TO_READ,
+        HOW_TO_READ[asked.measure] + HOW_VERDICTS_ARE_MADE,
     ]
     if command := ablation.parent.tags.get(COMMAND):
         parts.append(code(command))
     return "\n\n".join(parts) + "\n"
 
 
+def of_runs_planned(ablation: Ablation) -> str:
+    return f"{ablation.num_runs} of {ablation.num_planned} runs"
+
+
 def other_rows(ablation: Ablation) -> list[list[str]]:
     """A row per measure without verdicts, a column per contrast."""
     found = {(effect.measure, effect.contrast.name): effect.figure for effect in ablation.effects}
-    measures = dict.fromkeys(effect.measure for effect in ablation.effects if not effect.measure.is_primary)
+    measures = dict.fromkeys(effect.measure for effect in ablation.effects if not effect.measure.has_verdict)
     names = [contrast.name for contrast in ablation.design.contrasts]
     return [[measure.title, *(found[measure, name] for name in names)] for measure in measures]
 
 
 def metrics(ablation: Ablation) -> dict[str, float]:
-    """The primary ratios with their intervals, by names that MLflow takes."""
+    """The ratios that verdicts are about, with their intervals, by names that MLflow takes."""
     figures: dict[str, float] = {}
     for contrast in ablation.design.contrasts:
-        for effect, group in zip(
-            ablation.primary(contrast), ("epoch_speedup", "time_to_accuracy_speedup"), strict=True
-        ):
+        for effect in ablation.judged(contrast):
             if effect.interval is not None:
                 ratio = as_ratio(effect.interval)
-                name = f"{group}/{metric_name(contrast)}"
+                name = f"{GROUPS[effect.measure]}/{metric_name(contrast)}"
                 figures[name] = ratio.value
                 if ratio.low is not None and ratio.high is not None:
                     figures |= {f"{name}_low": ratio.low, f"{name}_high": ratio.high}
     return figures
+
+
+GROUPS = {
+    SECONDS_PER_PICTURE: "speedup",
+    SECONDS_PER_EPOCH: "epoch_speedup",
+    TIME_TO_ACCURACY: "time_to_accuracy_speedup",
+}
 
 
 def metric_name(contrast: Contrast) -> str:
@@ -172,62 +229,10 @@ def metric_name(contrast: Contrast) -> str:
 def verdict(ablation: Ablation) -> str:
     """All verdicts on one line."""
     rows = verdict_rows(ablation)
-    said = [f"{name}: {on_epochs} per epoch, {on_target} to the target" for name, on_epochs, on_target in rows]
+    said = [
+        f"{name}: {on_speed} ({SPEED[ablation.asked.measure]}), {on_target} (time to accuracy)"
+        for name, on_speed, on_target in rows
+    ]
     against = unfit(ablation)
     marks = f"; unfit for a claim: {'; '.join(against)}" if against else ""
     return f"with pipeline={ablation.settings['pipeline']}: " + "; ".join(said) + marks
-
-
-def curves_of(store: Store, ablation: Ablation) -> Curves:
-    """For each arm the clock and the accuracy of each run, from the store."""
-    return {
-        arm.name: [
-            (store.history(run.run_id, "time/elapsed_train_s"), store.history(run.run_id, "eval/accuracy"))
-            for _, runs in sorted(ablation.runs.items())
-            if (run := runs.get(arm.name))
-        ]
-        for arm in ablation.design.arms
-    }
-
-
-def write_tables(folder: Path, ablation: Ablation) -> None:
-    """ablation.md, effects.csv and runs.csv."""
-    (folder / "ablation.md").write_text(as_markdown(ablation))
-    with (folder / "effects.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        head = ["factor", "pipeline", "measure", "kind", "value", "low", "high", "pairs", "p", "p_holm", "verdict"]
-        writer.writerow(head)
-        pipeline = ablation.settings["pipeline"]
-        writer.writerows([effect.contrast.name, pipeline, *_effect_row(effect)] for effect in ablation.effects)
-    names = sorted(
-        {name for runs in ablation.runs.values() for run in runs.values() for name in run.metrics if "/" not in name}
-    )
-    with (folder / "runs.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["arm", "block", "seed", "run_id", "outcome", *names])
-        for block, runs in ablation.runs.items():
-            for arm, run in runs.items():
-                figures = [run.metrics.get(name, "") for name in names]
-                writer.writerow([arm, block, run.settings["seed"], run.run_id, run.outcome, *figures])
-
-
-def _effect_row(effect: Effect) -> list[object]:
-    kind = "ratio" if effect.measure.is_ratio else f"difference in {effect.measure.unit}"
-    row: list[object] = [effect.measure.metric, kind]
-    if effect.interval is None:
-        return [*row, "", "", "", "", "", "", effect.in_words]
-    interval = effect.interval
-    value, low, high = interval.mean, interval.low, interval.high
-    if effect.measure.is_ratio:
-        ratio = as_ratio(interval)
-        value, low, high = ratio.value, ratio.low, ratio.high
-    p_value = interval.p_value if effect.measure.is_primary else None
-    cells = [value, low, high, interval.count, p_value, effect.adjusted_p, effect.verdict]
-    return [*row, *("" if cell is None else cell for cell in cells)]
-
-
-def draw(folder: Path, store: Store, ablation: Ablation, *, prefix: str = "") -> None:
-    """The pictures of PICTURES."""
-    draw_forest(ablation, folder / f"{prefix}forest.png")
-    draw_phases(ablation, folder / f"{prefix}phases.png")
-    draw_accuracy(ablation, curves_of(store, ablation), folder / f"{prefix}accuracy.png")

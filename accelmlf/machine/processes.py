@@ -15,6 +15,8 @@ import psutil
 from accelmlf.errors import DeviceError
 
 POLL_S = 0.1
+TIMED_RUN = "timed run"
+"""What has a device for itself while its clock goes."""
 MANY_RUNS = "search or ablation"
 """What has a device for itself: two things that time runs on it would slow each other down."""
 

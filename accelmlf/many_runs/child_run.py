@@ -23,7 +23,7 @@ from accelmlf.errors import (
 )
 from accelmlf.machine import isolation, signals
 from accelmlf.machine.facts import own_code_state
-from accelmlf.machine.processes import sole_use
+from accelmlf.machine.processes import TIMED_RUN, sole_use
 from accelmlf.many_runs.console import RunsConsole
 from accelmlf.measure.records import EpochMetrics, RunSummary
 from accelmlf.run.one_run import StopEarly, never, one_run
@@ -73,7 +73,7 @@ def _train(connection: Connection, run: TimedRun) -> None:
         return answer
 
     # A search that was killed leaves its run behind for a moment; two at once would slow each other down.
-    with sole_use(run.device_key, "timed run", wait_s=WAIT_FOR_DEVICE_S):
+    with sole_use(run.device_key, TIMED_RUN, wait_s=WAIT_FOR_DEVICE_S):
         summary = one_run(
             run.config,
             MlflowTracker(open_store(), run.run_id),

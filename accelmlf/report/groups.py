@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from accelmlf.ablation.designs import Asked
-from accelmlf.ablation.result import FAILED_BY_ITSELF
 from accelmlf.ablation.settings import BASELINE, TUNED
+from accelmlf.ablation.stored import FAILED_BY_ITSELF
 from accelmlf.errors import ConfigError
 from accelmlf.many_runs.claims import marks_of_group
 from accelmlf.settings.commands import command_of

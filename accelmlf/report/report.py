@@ -8,6 +8,7 @@ from pathlib import Path
 
 from accelmlf import text
 from accelmlf.ablation import tables
+from accelmlf.ablation.files import PICTURES, draw, pictures_of
 from accelmlf.ablation.result import Ablation
 from accelmlf.errors import DiskError, redact
 from accelmlf.many_runs.claims import marks_of_group
@@ -76,7 +77,7 @@ def copy(files: Path, output: Path) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name in tables.PICTURES:
+        for name in PICTURES:
             for former in output.glob(f"{'[0-9a-f]' * ID_CHARS}-{name}"):
                 former.unlink()
         for path in files.iterdir():
@@ -161,7 +162,7 @@ def short_section(found: Sorted, runs: Sequence[StoredRun]) -> list[str]:
         [f"search: {parent.tags.get(STUDY, parent.name)}", "", "", parent.tags.get(VERDICT, "")]
         for parent in found.parents[SEARCH]
     ]
-    head = ["asked", "factor", "seconds per epoch", "time to accuracy"]
+    head = ["asked", "factor", "speed", "time to accuracy"]
     return [text.heading("In short", 2), text.table(head, rows)] if rows else []
 
 
@@ -172,8 +173,8 @@ def ablation_of(parent: StoredRun, runs: Sequence[StoredRun]) -> Ablation:
 def ablation_part(store: Store, parent: StoredRun, runs: Sequence[StoredRun], folder: Path) -> list[str]:
     ablation = ablation_of(parent, runs)
     mark = f"{parent.run_id[:ID_CHARS]}-"
-    tables.draw(folder, store, ablation, prefix=mark)
-    pictures = [text.picture(title, mark + name) for name, title in tables.PICTURES.items()]
+    draw(folder, store, ablation, prefix=mark)
+    pictures = [text.picture(title, mark + name) for name, title in pictures_of(ablation).items()]
     return [tables.as_markdown(ablation, level=4, pictures=pictures)]
 
 

@@ -24,6 +24,9 @@ class Technique:
     acts_on: ClassVar[tuple[str, ...]] = ("forward", "backward")
     """The phases of an epoch that it is meant to shorten."""
 
+    keeps_bits: ClassVar[bool] = False
+    """Whether, on a CPU, what is learned stays the same to the bit: it moves data, and computes nothing."""
+
     def __init__(self, word: str, option: str | None, device: torch.device) -> None:
         self.word, self.option, self.device = word, self.parse(word, option, device), device
 

@@ -25,6 +25,7 @@ MAX_DEFAULT_WORKERS, MAX_WORKERS_PER_CORE = 4, 4
 class Workers(Technique):
     does = "loader processes, persistent"
     acts_on = ("data_wait",)
+    keeps_bits = True
 
     def parse(self, word: str, option: str | None, device: torch.device) -> str:
         if option is None:
@@ -43,6 +44,7 @@ class PinMemory(Technique):
     does = "page-locked staging and non-blocking copies"
     needs = "CUDA"
     acts_on = ("data_wait", "transfer")
+    keeps_bits = True
 
     def loader_options(self) -> Mapping[str, Any]:
         return {"pin_memory": True}
@@ -56,6 +58,7 @@ class Prefetch(Technique):
     does = "the next batch is copied on a side stream, while the device computes"
     needs = "CUDA"
     acts_on = ("data_wait", "transfer")
+    keeps_bits = True
 
     @functools.cached_property
     def side_stream(self) -> torch.cuda.Stream:
@@ -81,6 +84,7 @@ class Resident(Technique):
     replaces = ("workers", "pin_memory", "prefetch")
     pipelines = ("memory",)
     acts_on = ("data_wait", "transfer")
+    keeps_bits = True
 
     def loader_options(self) -> Mapping[str, Any]:
         return {"resident_on": self.device}

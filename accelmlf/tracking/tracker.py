@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +27,8 @@ RUN_ID = "MLFLOW_RUN_ID"
 """The variable in which `mlflow run` hands over the run that it has opened."""
 CHARTS = "/#/experiments/{}/runs?workflowType=machine_learning&compareRunsMode=CHART"
 FILES = "/#/experiments/{}/runs/{}/artifacts"
+MOST_PER_CALL = 1000
+"""Values that a tracking server takes at once."""
 MADE_UP_NAME = "[a-z]+-[a-z]+-[0-9]+"
 """What MLflow calls a run that was given no name."""
 
@@ -117,6 +119,14 @@ class MlflowRun:
             self.store.tag_outcome(self.run_id, outcome, error)
         finally:  # a status alone is better than a run that is open for ever
             self.store.terminate(self.run_id, outcome)
+
+    def log_series(self, series: Mapping[str, Sequence[float]]) -> None:
+        """Several figures that each have a value per step, from 1."""
+        now = get_current_time_millis()
+        metrics = [Metric(name, x, now, step) for name, values in series.items() for step, x in enumerate(values, 1)]
+        with self.store.errors():
+            for start in range(0, len(metrics), MOST_PER_CALL):
+                self.store.client.log_batch(self.run_id, metrics=metrics[start : start + MOST_PER_CALL])
 
     def log_metrics(self, figures: Mapping[str, float], step: int) -> None:
         """Several figures in one call."""

@@ -1,0 +1,55 @@
+"""When a measurement in stretches ends: by the width of its intervals or its budget, never by what they say.
+
+To stop where a difference shows would make differences of nothing. To stop on width keeps the intervals' word (Chow and
+Robbins 1965; Nordin and Schultzberg 2024, arXiv 2405.03487).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from accelmlf.ablation.rounds import FIRST_ROUNDS, MAX_ROUNDS, MIN_ROUNDS, rounds_for
+
+MIN_GENERATIONS = 4
+"""With fewer the residual has too few degrees of freedom for its width to be believed."""
+PLANNED_GENERATIONS = 6
+"""That the budget should hold: with fewer, each has fewer rounds."""
+PRECISION, BUDGET = "precision", "budget"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one generation has cost: the start of its processes, and all its rounds."""
+
+    start_s: float
+    rounds_s: float
+    num_rounds: int
+
+    @property
+    def total_s(self) -> float:
+        return self.start_s + self.rounds_s
+
+    @property
+    def round_s(self) -> float:
+        return self.rounds_s / self.num_rounds
+
+
+def stop_reason(spent: Sequence[Spent], half_width: float | None, *, precision: float, budget_s: float) -> str | None:
+    """Why no further generation is needed, or None. `half_width`: of the widest interval, of a ratio."""
+    if len(spent) >= MIN_GENERATIONS and half_width is not None and half_width <= precision:
+        return PRECISION
+    if spent and sum(generation.total_s for generation in spent) + spent[-1].total_s > budget_s:
+        return BUDGET
+    return None
+
+
+def rounds_of_next(
+    start_s: float, round_s: float, spent: Sequence[Spent], variances: tuple[float, float] | None, budget_s: float
+) -> int:
+    """Rounds of a generation whose processes took `start_s` to start.
+
+    `variances`: of a stretch within its round, and of a process, where they are known.
+    """
+    left = max(PLANNED_GENERATIONS - len(spent), 1)
+    affordable = ((budget_s - sum(generation.total_s for generation in spent)) / left - start_s) / round_s
+    best = FIRST_ROUNDS if variances is None else rounds_for(start_s, round_s, *variances)
+    return max(min(best, MAX_ROUNDS, int(affordable)), MIN_ROUNDS)

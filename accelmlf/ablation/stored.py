@@ -1,0 +1,146 @@
+"""How the generations of an ablation lie in the tracking store: a run per arm and generation, a step per round."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from accelmlf.ablation.effects import SECONDS_PER_PICTURE
+from accelmlf.ablation.generation import Turns
+from accelmlf.ablation.plan import AblationPlan
+from accelmlf.ablation.stopping import Spent
+from accelmlf.errors import AccelmlfError
+from accelmlf.machine.facts import as_tags
+from accelmlf.measure.cost import Cost, total_of
+from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.stored_runs import StoredRun
+from accelmlf.tracking.tags import ARM, ARM_STRETCHES, BLOCK, DEVICE
+from accelmlf.tracking.tracker import MlflowRun
+
+FAILED_FOR_GOOD = ("diverged", "out_of_memory")
+FAILED_BY_ITSELF = (*FAILED_FOR_GOOD, "failed")
+"""Outcomes of an arm that are its own doing: trying until it passes would hide that it does not."""
+START_S, ROUNDS_S, NUM_ROUNDS = "generation_start_s", "generation_rounds_s", "rounds"
+STEPS_PER_STRETCH, ROUND_VARIANCE, CLIPPED = "steps_per_stretch", "round_variance", "clipped_share"
+
+
+@dataclass
+class Kept:
+    """What the store has of an ablation's generations."""
+
+    measured: dict[str, dict[int, Mapping[str, float]]] = field(default_factory=dict)
+    """Arm -> generation -> its figures, of generations that are complete."""
+    spent: list[Spent] = field(default_factory=list)
+    round_variances: list[float] = field(default_factory=list)
+    steps: dict[str, int] = field(default_factory=dict)
+    """Arm -> optimizer steps of its stretches, the same in all generations."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Arm -> the outcome of its failure."""
+    next_number: int = 0
+    """Of a generation: one that was cut short keeps its number, and counts for nothing."""
+
+
+def kept_generations(parent: ParentRun, plan: AblationPlan) -> Kept:
+    """Those that are complete, of this start and of earlier ones that were ended or killed."""
+    runs = [run for run in parent.children(ARM_STRETCHES) if run.tags[DEVICE] == plan.seen.device_key]
+    return kept_of(runs, [arm.name for arm in plan.asked.as_design().arms])
+
+
+def kept_of(runs: Sequence[StoredRun], arms: Sequence[str]) -> Kept:
+    """From the runs of arms in generations."""
+    runs = [run for run in runs if run.tags[ARM] in arms]
+    failed = {run.tags[ARM]: str(run.outcome) for run in runs if run.outcome in FAILED_BY_ITSELF}
+    kept = Kept(measured={arm: {} for arm in arms}, failed=failed)
+    kept.next_number = 1 + max((int(run.tags[BLOCK]) for run in runs), default=0)
+    living = [arm for arm in arms if arm not in failed]
+    for number, found in generations_of(runs).items():
+        if not all(arm in found for arm in living):
+            continue
+        for arm, run in found.items():
+            kept.measured[arm][number] = run.metrics
+            kept.steps.setdefault(arm, int(run.metrics[STEPS_PER_STRETCH]))
+        figures = next(iter(found.values())).metrics
+        kept.spent.append(Spent(figures[START_S], figures[ROUNDS_S], int(figures[NUM_ROUNDS])))
+        kept.round_variances.append(figures[ROUND_VARIANCE])
+    return kept
+
+
+def generations_of(runs: Sequence[StoredRun]) -> dict[int, dict[str, StoredRun]]:
+    """Generation -> arm -> the run that ended well."""
+    found: dict[int, dict[str, StoredRun]] = {}
+    for run in sorted(runs, key=lambda run: int(run.tags[BLOCK])):
+        if run.has_ended_well:
+            found.setdefault(int(run.tags[BLOCK]), {})[run.tags[ARM]] = run
+    return found
+
+
+def record_generation(
+    parent: ParentRun,
+    plan: AblationPlan,
+    number: int,
+    turns: Sequence[Turns],
+    locations: Mapping[str, float],
+    failed: Mapping[str, AccelmlfError],
+) -> None:
+    """A run per arm. They are closed when all are written: a generation whose runs are not all closed is none."""
+    written: dict[str, str] = {}
+    for group in turns:
+        _, reduced = group.reduced()
+        spent = {
+            START_S: sum(t.start_s for t in turns),
+            ROUNDS_S: sum(t.rounds_s for t in turns),
+            NUM_ROUNDS: float(len(group.rounds)),
+            ROUND_VARIANCE: reduced.round_variance,
+            CLIPPED: reduced.clipped,
+        }
+        for arm in (*group.ready, *group.failed):
+            if arm in written:
+                continue
+            tags = {ARM: arm, BLOCK: str(number), DEVICE: plan.seen.device_key}
+            written[arm] = parent.start_child(f"{arm}, generation {number}", ARM_STRETCHES, tags)
+            run = MlflowRun(parent.store, written[arm], parent.run.experiment_id)
+            facts = as_tags(plan.seen.environment)
+            run.log_config(plan.configs[arm], {"arm": "custom", "skipped_techniques": "none", **facts})
+            if arm not in failed:
+                ready = group.ready[arm]
+                costs = [turn[arm] for turn in group.rounds]
+                own = {STEPS_PER_STRETCH: float(ready.steps), "setup_s": ready.setup_s, "warmup_s": ready.warmup_s}
+                figures = figures_of(costs, math.exp(locations[arm]), ready.images_per_epoch)
+                run.log_metrics(figures | own | spent, 0)
+                run.log_series(series_of(arm, group))
+    for arm, run_id in written.items():
+        error = failed.get(arm)
+        parent.end_child(run_id, "completed" if error is None else error.outcome, None if error is None else str(error))
+
+
+def figures_of(costs: Sequence[Cost], seconds_per_image: float, images_per_epoch: int) -> dict[str, float]:
+    """What an arm's stretches come to, by the names by which a whole run logs them; seconds are of an epoch."""
+    total = total_of(costs)
+
+    def phase_s(phase: str) -> float:
+        """By the median stretch, which no spike moves, as the speed is not moved by one."""
+        return images_per_epoch * statistics.median(cost.phases_s.get(phase, 0.0) / cost.images for cost in costs)
+
+    figures: dict[str, float | None] = {
+        SECONDS_PER_PICTURE.metric: seconds_per_image,
+        "mean_epoch_s": seconds_per_image * images_per_epoch,
+        **{f"mean_{phase}_s": phase_s(phase) for phase in total.phases_s},
+        "mean_images_per_s": 1 / seconds_per_image,
+        "mean_gpu_joules": None if total.gpu_joules is None else total.gpu_joules / total.images * images_per_epoch,
+        "peak_gpu_allocated_mib": total.gpu_peak_allocated_mib,
+        "peak_gpu_reserved_mib": total.gpu_peak_reserved_mib,
+        "peak_host_mib": total.host_peak_mib,
+        "other_gpu_processes": total.other_gpu_processes,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def series_of(arm: str, group: Turns) -> dict[str, list[float]]:
+    """Of each round: how long the stretch took, its pictures, its place in the round, and its phases."""
+    costs = [turn[arm] for turn in group.rounds]
+    return {
+        "stretch/train_s": [cost.train_s for cost in costs],
+        "stretch/images": [float(cost.images) for cost in costs],
+        "stretch/place": [float(list(turn).index(arm) + 1) for turn in group.rounds],
+        **{f"stretch/{phase}_s": [cost.phases_s.get(phase, 0.0) for cost in costs] for phase in costs[0].phases_s},
+    }

@@ -1,0 +1,131 @@
+"""An ablation in stretches: generations of fresh processes until the intervals are narrow enough, each one recorded.
+
+A process has a speed of its own (where its memory lies, how it was scheduled), so processes that are only held warm
+are confidently wrong: what is compared are means over generations. Source: Kalibera and Jones 2013, Rigorous
+benchmarking in reasonable time.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+from accelmlf.ablation.designs import Design
+from accelmlf.ablation.effects import SECONDS_PER_PICTURE, Measured, interval_of
+from accelmlf.ablation.generation import TooManyAtOnceError, Turns, groups_of, joined, take_turns
+from accelmlf.ablation.live import LiveView
+from accelmlf.ablation.plan import AblationPlan
+from accelmlf.ablation.stopping import rounds_of_next, stop_reason
+from accelmlf.ablation.stored import Kept, kept_generations, record_generation
+from accelmlf.errors import AccelmlfError
+from accelmlf.machine.processes import TIMED_RUN, sole_use
+from accelmlf.many_runs.child_run import WAIT_FOR_DEVICE_S
+from accelmlf.many_runs.comparison import as_ratio
+from accelmlf.many_runs.pooled import PooledTable
+from accelmlf.text import counted, say
+from accelmlf.tracking.parent_run import ParentRun
+from accelmlf.tracking.tracker import MlflowTracker
+
+
+class Measurement:
+    """The generations of one ablation so far, and whether there has to be another one."""
+
+    def __init__(self, plan: AblationPlan, kept: Kept) -> None:
+        self.plan, self.design = plan, plan.asked.as_design()
+        self.kept, self.fits = kept, len(self.design.arms)
+        self.budget_s = 60.0 * plan.ablate.budget
+
+    @property
+    def arms(self) -> list[str]:
+        """Those that have not failed."""
+        return [arm.name for arm in self.design.arms if arm.name not in self.kept.failed]
+
+    def half_width(self) -> float | None:
+        """Of the widest interval of a contrast, of a ratio; None where there is none."""
+        return half_width_of(self.design, self.kept.measured)
+
+    def stop_reason(self) -> str | None:
+        return stop_reason(
+            self.kept.spent, self.half_width(), precision=self.plan.ablate.precision, budget_s=self.budget_s
+        )
+
+    def num_rounds(self, start_s: float, round_s: float) -> int:
+        return rounds_of_next(start_s, round_s, self.kept.spent, self.variances(), self.budget_s)
+
+    def variances(self) -> tuple[float, float] | None:
+        """Of a stretch within its round, and of what a process has of its own; None before there are three."""
+        table = table_of(self.kept.measured, self.arms)
+        if table.num_blocks < 3 or len(table.arms) < 2:
+            return None
+        of_round = sum(self.kept.round_variances) / len(self.kept.round_variances)
+        per_location = of_round / (sum(s.num_rounds for s in self.kept.spent) / len(self.kept.spent))
+        return of_round, table.variance - per_location
+
+
+def table_of(measured: Measured, arms: Sequence[str]) -> PooledTable:
+    """log seconds per picture of arms that were measured, by generation."""
+    metric = SECONDS_PER_PICTURE.metric
+    values = {arm: {block: math.log(found[metric]) for block, found in measured[arm].items()} for arm in arms}
+    return PooledTable.of({arm: of_arm for arm, of_arm in values.items() if of_arm})
+
+
+def half_width_of(design: Design, measured: Measured) -> float | None:
+    """Of the widest of the intervals that verdicts are judged by, as a share of the ratio."""
+    count = len(design.contrasts)
+    intervals = [interval_of(contrast, SECONDS_PER_PICTURE, measured, count) for contrast in design.contrasts]
+    ratios = [as_ratio(interval) for interval in intervals if interval is not None]
+    widths = [(r.high - r.low) / 2 / r.value for r in ratios if r.low is not None and r.high is not None]
+    return max(widths) if len(widths) == len(ratios) and widths else None
+
+
+def measure_stretches(plan: AblationPlan, parent: ParentRun) -> str:
+    """Generation after generation; why no other followed.
+
+    Raises:
+        AccelmlfError: what no further process would survive, or the failure of every arm.
+    """
+    measurement = Measurement(plan, kept_generations(parent, plan))
+    weights = MlflowTracker(parent.store).local_weights(plan.base.weights)
+    if measurement.kept.spent:
+        say(f"{counted(len(measurement.kept.spent), 'generation')} are there already")
+    while (reason := measurement.stop_reason()) is None:
+        number = measurement.kept.next_number
+        chance = random.Random(f"{plan.base.seed}/{number}")
+        view = LiveView(measurement.design, number, measurement.plan.ablate)
+        with sole_use(plan.seen.device_key, TIMED_RUN, wait_s=WAIT_FOR_DEVICE_S):
+            turns = one_generation(measurement, weights, chance, view)
+        view.close()
+        reduced = [turn.reduced() for turn in turns]
+        failed = {arm: error for turn in turns for arm, error in turn.failed.items()}
+        record_generation(parent, plan, number, turns, joined(reduced, measurement.design.arms[0].name), failed)
+        measurement.kept = kept_generations(parent, plan)
+        tell_failures(failed)
+        if measurement.design.arms[0].name in failed:
+            raise failed[measurement.design.arms[0].name]
+    return reason
+
+
+def one_generation(measurement: Measurement, weights: str, chance: random.Random, view: LiveView) -> list[Turns]:
+    """All arms that have not failed, as many at once as memory holds."""
+    configs = {arm: measurement.plan.configs[arm] for arm in measurement.arms}
+    while True:
+        groups = groups_of(measurement.arms, measurement.fits)
+        try:
+            return [
+                take_turns(
+                    {arm: configs[arm] for arm in group},
+                    weights,
+                    measurement.kept.steps,
+                    chance,
+                    measurement.num_rounds,
+                    view.round_ended,
+                )
+                for group in groups
+            ]
+        except TooManyAtOnceError as error:
+            say(f"memory holds {error.fits} of {len(configs)} arms at once: they are measured in smaller groups")
+            measurement.fits = error.fits
+
+
+def tell_failures(failed: Mapping[str, AccelmlfError]) -> None:
+    for arm, error in failed.items():
+        say(f"  {arm} is left out from here on, {error.outcome.replace('_', ' ')}: {error}")

@@ -1,0 +1,85 @@
+"""What many arms of many blocks say together: a two-way table whose residual is pooled, and simultaneous intervals.
+
+A contrast that estimates its own variance from three or four blocks has a t quantile that hides all but the largest
+effects; the arms of an interleaved block share their noise, so its variance is estimated from all of them.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from accelmlf.many_runs.comparison import CONFIDENCE, Interval, t_interval, t_quantile
+
+UNEVEN = 4.0
+"""An arm whose variance is so many times that of the others is not pooled with them."""
+
+
+@dataclass(frozen=True)
+class PooledTable:
+    """Values [blocks, arms], such as log seconds, of blocks in which every arm was measured."""
+
+    arms: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Mapping[int, float]]) -> "PooledTable":
+        """From arm -> block -> value; a block in which an arm is missing is left out."""
+        blocks = sorted(set.intersection(*(set(of_arm) for of_arm in values.values()))) if values else []
+        table = [[values[arm][block] for arm in values] for block in blocks]
+        return cls(tuple(values), np.array(table, dtype=np.float64).reshape(len(blocks), len(values)))
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.values)
+
+    @functools.cached_property
+    def residuals(self) -> npt.NDArray[np.float64]:
+        """What neither the block nor the arm explains [blocks, arms]."""
+        table = self.values
+        explained = table.mean(0, keepdims=True) + table.mean(1, keepdims=True) - table.mean()
+        rest: npt.NDArray[np.float64] = table - explained
+        return rest
+
+    @functools.cached_property
+    def uneven(self) -> frozenset[str]:
+        """Arms that are much noisier than the others: to pool these with them would flatter them."""
+        if len(self.arms) < 3:  # of two arms both residuals are the same
+            return frozenset()
+        squares = (self.residuals**2).sum(0)
+        others = (squares.sum() - squares) / (len(self.arms) - 1)
+        return frozenset(arm for arm, noisy in zip(self.arms, squares > UNEVEN * others, strict=True) if noisy)
+
+    def contrast(self, weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
+        """The weighted sum over arms [blocks]."""
+        sums: npt.NDArray[np.float64] = self.values @ np.array([weights.get(arm, 0.0) for arm in self.arms])
+        return sums
+
+    def interval(self, weights: Mapping[str, float], *, confidence: float = CONFIDENCE) -> Interval:
+        """Of the mean of a contrast whose arms are all in the table.
+
+        By the residual of the arms that are alike; by the contrast's own values where it has an uneven arm.
+        """
+        sums = self.contrast(weights)
+        is_own = self.uneven & {arm for arm, weight in weights.items() if weight}
+        degrees = (self.num_blocks - 1) * (len(self.arms) - len(self.uneven) - 1)
+        if is_own or degrees < 2 or not self.variance:
+            return t_interval(sums.tolist(), confidence=confidence)
+        error = math.sqrt(self.variance * sum(weight**2 for weight in weights.values()) / self.num_blocks)
+        mean, half = float(sums.mean()), t_quantile(confidence, degrees) * error
+        return Interval(mean, mean - half, mean + half, self.num_blocks)
+
+    @functools.cached_property
+    def variance(self) -> float:
+        """Of a value within its block, pooled over the arms that are alike; needs two blocks and two such arms."""
+        alike = [index for index, arm in enumerate(self.arms) if arm not in self.uneven]
+        rest = replace(self, arms=tuple(self.arms[index] for index in alike), values=self.values[:, alike]).residuals
+        return float((rest**2).sum()) / ((len(rest) - 1) * (len(alike) - 1))
+
+
+def simultaneous(comparisons: int) -> float:
+    """The confidence of each of so many intervals with which all of them hold in 95 % of all studies (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(comparisons, 1)
