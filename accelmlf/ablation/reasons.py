@@ -11,6 +11,7 @@ from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.effects import Measured
 from accelmlf.ablation.factors import Factor, factor_of
 from accelmlf.many_runs.comparison import MIN_REPEATS, Interval, t_interval
+from accelmlf.many_runs.pooled import simultaneous
 from accelmlf.measure.cost import PHASES
 
 LITTLE, MOST = 0.02, 0.5
@@ -53,6 +54,23 @@ class Case:
     accumulation_steps: int
     """Of the arms with accumulation."""
     pipeline: str
+    device: str
+    comparisons: int = 1
+    """How many contrasts are looked at."""
+
+    @property
+    def confidence(self) -> float:
+        """Of each interval: any of the phases of any contrast could have made a sentence."""
+        return simultaneous(self.comparisons * len(PHASES))
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether what the factor could win is at most what the phases take that it acts on.
+
+        On a GPU a blocking copy keeps the host from running ahead, and what the device then waits for stands in other
+        phases: loading bounds nothing there.
+        """
+        return not (self.device.startswith("cuda") and set(self.acts_on) <= LOADING)
 
     @property
     def acts_on(self) -> tuple[str, ...]:
@@ -83,7 +101,7 @@ class Case:
             for side in (self.contrast.without, self.contrast.within)
         ]
         without, within = sides
-        change = t_interval([b - a for a, b in zip(without, within, strict=True)])
+        change = t_interval([b - a for a, b in zip(without, within, strict=True)], confidence=self.confidence)
         return Evidence(statistics.fmean(without), statistics.fmean(within), change)
 
     def seconds(self, phases: Sequence[str]) -> Evidence | None:
@@ -95,7 +113,7 @@ class Case:
 def nothing_to_win(case: Case) -> str | None:
     """The phases that a factor acts on are a small part of the epoch."""
     acted, epoch = case.seconds(case.acts_on), case.evidence(EPOCH)
-    if acted is None or epoch is None or acted.without / epoch.without > LITTLE:
+    if not case.has_bound or acted is None or epoch is None or acted.without / epoch.without > LITTLE:
         return None
     place, bound = _place(case, acted, epoch), _bound(case, acted, epoch)
     return f"{place}, so it has next to nothing to win there: at most {bound} from that alone"
@@ -104,12 +122,12 @@ def nothing_to_win(case: Case) -> str | None:
 def what_it_did(case: Case) -> str | None:
     """How the phases that a factor acts on have changed."""
     acted, epoch = case.seconds(case.acts_on), case.evidence(EPOCH)
-    if acted is None or epoch is None or acted.without / epoch.without <= LITTLE:
+    if acted is None or epoch is None or (case.has_bound and acted.without / epoch.without <= LITTLE):
         return None
     start = _place(case, acted, epoch)
     if case.left_at_best:
         start += f"; {case.accumulation_steps} micro-batches per step leave about 1/{case.accumulation_steps} of that"
-    if acted.without / epoch.without <= MOST:
+    if case.has_bound and acted.without / epoch.without <= MOST:
         start += f", at most {_bound(case, acted, epoch)} from that alone"
     noise = "" if acted.is_shown else _unclear(acted)
     return f"{start}: {acted.in_words}{noise}"
@@ -185,5 +203,5 @@ def _named(phases: Sequence[str]) -> str:
 def _unclear(found: Evidence) -> str:
     count = found.change.count
     if count < MIN_REPEATS:
-        return f", which {count} repeat{'s are' if count > 1 else ' is'} too few to judge"
-    return f", which {count} repeats do not tell from no change"
+        return f", which {count} block{'s are' if count > 1 else ' is'} too few to judge"
+    return f", which {count} blocks do not tell from no change"

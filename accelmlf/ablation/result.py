@@ -144,7 +144,9 @@ class Ablation:
 
     def reason(self, contrast: Contrast) -> str:
         """What the phases say about it."""
-        return why(Case(contrast, self.measured, self.accumulation_steps, self.settings["pipeline"]))
+        pipeline, device = self.settings["pipeline"], self.settings["device"]
+        count = len(self.design.contrasts)
+        return why(Case(contrast, self.measured, self.accumulation_steps, pipeline, device, count))
 
     def settings_of(self, arm: str) -> dict[str, str]:
         """Of an arm's runs; empty where it has none."""

@@ -79,6 +79,7 @@ def _serve(connection: Connection, config: RunConfig, weights: str, steps: int |
         work = prepare(config, load_data(config), techniques, weights)
         prepared_s = time.perf_counter()
         warm_up(work)
+        warm_s = time.perf_counter() - prepared_s
         loop = WarmLoop(work)
         steps = steps or loop.calibrate()
         gc.collect()
@@ -89,7 +90,6 @@ def _serve(connection: Connection, config: RunConfig, weights: str, steps: int |
             free_bytes = free_host_memory_bytes()
             taken = max(free_before - free_bytes, psutil.Process().memory_info().rss // 2)
         rest(work)
-        warm_s = time.perf_counter() - prepared_s
         images = work.train.plan.num_pictures
         connection.send(Ready(steps, loop.lead_in, images, prepared_s - started_s, warm_s, taken, free_bytes))
         while True:

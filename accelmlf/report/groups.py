@@ -16,13 +16,29 @@ from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.settings.technique_list import word_and_option
 from accelmlf.tracking.stored_runs import StoredRun
-from accelmlf.tracking.tags import ABLATION, ARM_RUN, ASKED, CONFIRMATION, CONTINUED_BY, REPORT, SEARCH, TRIAL
+from accelmlf.tracking.tags import (
+    ABLATION,
+    ARM_RUN,
+    ARM_STRETCHES,
+    ASKED,
+    CONFIRMATION,
+    CONTINUED_BY,
+    REPORT,
+    SEARCH,
+    TRIAL,
+)
 
 PROTOCOL = ("pipeline", "validation")
 """Settings that may differ from the recipe in the comparison with the paper, where they are named."""
 OF_ARM = ("techniques", "accumulation_steps", "batch_size", "learning_rate")
 """What tells the two arms of a recipe apart."""
 OF_SEARCHES = "runs of searches, which end early and are told of by their search"
+PARTS_OF_OTHERS = {
+    TRIAL: OF_SEARCHES,
+    CONFIRMATION: OF_SEARCHES,
+    ARM_STRETCHES: "stretches of ablations, which are no whole runs and are told of by their ablation",
+}
+"""Kind -> why its runs stand in no table of their own."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,9 @@ def sort_runs(runs: Sequence[StoredRun]) -> Sorted:
             parents.setdefault((run.kind, run.study_id), []).append(run)
         else:
             groups.setdefault(key_of(run), []).append(run)
-    failed = [run for out in left_out.values() for run in out if run.outcome in FAILED_BY_ITSELF]
+    failed = [
+        run for out in left_out.values() for run in out if run.outcome in FAILED_BY_ITSELF and run.kind != ARM_STRETCHES
+    ]
     earlier = [run for starts in parents.values() for run in starts[:-1]]
     if earlier:
         left_out["another start of the same study"] = earlier
@@ -146,8 +164,8 @@ def _failures_of(key: tuple[object, ...], failed: Sequence[StoredRun]) -> int:
 
 def reason_to_leave_out(run: StoredRun) -> str | None:
     """Why a run is in no table; None where it is."""
-    if run.kind in (TRIAL, CONFIRMATION):
-        return OF_SEARCHES
+    if run.kind in PARTS_OF_OTHERS:
+        return PARTS_OF_OTHERS[run.kind]
     if not run.settings:
         return "not a run of this project, or one that ended before its settings were known"
     if run.outcome is None:
