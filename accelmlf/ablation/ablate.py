@@ -14,6 +14,7 @@ from accelmlf.ablation.result import Ablation, blocks_of
 from accelmlf.ablation.settings import RUNS, SET_BY_ABLATION, STEPS, AblateConfig
 from accelmlf.ablation.stored import FAILED_FOR_GOOD
 from accelmlf.ablation.stretches import measure_stretches
+from accelmlf.ablation.time_to_accuracy import learning_alike
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.processes import is_of_this_machine
 from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, too_many
@@ -58,7 +59,7 @@ def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool 
         stopped_by, given_up_for = None, None
         if plan.asked.measure == STEPS:
             stopped_by = measure_stretches(plan, parent)
-        else:
+        if plan.asked.repeats:
             given_up_for = measure(plan, parent)
         runs = parent.store.runs_of_study(parent.run.experiment_id, parent.study_id)
         ablation = Ablation.of(next(run for run in runs if run.run_id == parent.run.run_id), runs)
@@ -78,7 +79,7 @@ def measure(plan: AblationPlan, parent: ParentRun) -> AccelmlfError | None:
     Raises:
         AccelmlfError: what no further run would survive.
     """
-    arms, console = plan.asked.as_design().arms, RunsConsole()
+    arms, console = arms_of_whole_runs(plan), RunsConsole()
     done = places_done(parent, arms, plan.seen.device_key)
     todo = [
         (block, arm)
@@ -106,6 +107,14 @@ def measure(plan: AblationPlan, parent: ParentRun) -> AccelmlfError | None:
             say(f"the ablation ends here: the last {in_a_row.total()} runs have all failed")
             return ended
     return None
+
+
+def arms_of_whole_runs(plan: AblationPlan) -> tuple[Arm, ...]:
+    """All of them; where stretches time them, those whose epochs to accuracy have to be counted."""
+    design = plan.asked.as_design()
+    if plan.asked.measure == RUNS:
+        return design.arms
+    return tuple(dict.fromkeys(learning_alike(design, plan.base.device).values()))
 
 
 def in_words(arm: Arm, config: RunConfig, seed: int) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from accelmlf.ablation.designs import Contrast
-from accelmlf.many_runs.comparison import MIN_REPEATS, Interval, as_ratio, t_interval
-from accelmlf.many_runs.pooled import PooledTable, simultaneous
+from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, Interval, as_ratio
+from accelmlf.many_runs.pooled import Estimate, PooledTable, simultaneous
 from accelmlf.measure.cost import PHASES
 
 Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
@@ -202,8 +202,18 @@ def _reached(runs: Measured, failed: Mapping[str, int]) -> dict[str, tuple[int, 
 def interval_of(contrast: Contrast, measure: Measure, measured: Measured, comparisons: int) -> Interval | None:
     """Of a contrast, over the blocks in which its arms have the figure; None where there is none, or no logarithm.
 
-    A measure with verdicts is judged from the residual of all arms that were measured beside them, simultaneously with
-    `comparisons` contrasts; any other has a 95 % interval of its own.
+    One of a measure with verdicts holds simultaneously with those of `comparisons` contrasts.
+    """
+    estimate = estimate_of(contrast, measure, measured)
+    if estimate is None:
+        return None
+    return estimate.interval(simultaneous(comparisons) if measure.has_verdict else CONFIDENCE)
+
+
+def estimate_of(contrast: Contrast, measure: Measure, measured: Measured) -> Estimate | None:
+    """Of a contrast: by the residual of all arms that were measured beside its own where the measure has verdicts.
+
+    None where there is nothing to compare.
     """
 
     def value(figure: float) -> float:
@@ -222,7 +232,7 @@ def interval_of(contrast: Contrast, measure: Measure, measured: Measured, compar
     if not own.num_blocks:
         return None
     if not measure.has_verdict:
-        return t_interval(own.contrast(contrast.weights).tolist())
+        return own.alone(contrast.weights)
     beside = PooledTable.of({arm: found for arm, found in values.items() if len(found) >= own.num_blocks})
     table = beside if beside.num_blocks == own.num_blocks else own
-    return table.interval(contrast.weights, confidence=simultaneous(comparisons))
+    return table.estimate(contrast.weights)

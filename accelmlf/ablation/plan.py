@@ -8,7 +8,7 @@ from typing import Any
 
 from accelmlf.ablation.designs import Arm, Asked
 from accelmlf.ablation.factors import Factors, look_at_factors, settings_of
-from accelmlf.ablation.settings import TUNED, AblateConfig
+from accelmlf.ablation.settings import STEPS, TUNED, AblateConfig
 from accelmlf.data.batches import BatchPlan
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.machine import isolation
@@ -35,6 +35,8 @@ class AblationPlan:
 
     def config_of(self, arm: Arm, block: int) -> RunConfig:
         own = settings_of(arm, self.base) | {"seed": (self.base.seed + block) % 2**32, "device": self.base.device}
+        if self.asked.measure == STEPS:  # its epochs are counted, no more
+            own["stop_at_target"] = True
         return resolve({**self.given, **own})
 
     def facts(self) -> dict[str, Any]:

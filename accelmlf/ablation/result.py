@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from accelmlf.ablation.designs import Arm, Asked, Contrast, Design
@@ -15,12 +15,14 @@ from accelmlf.ablation.effects import (
     Measure,
     Measured,
     effects,
+    estimate_of,
     interval_of,
 )
 from accelmlf.ablation.factors import ACCUMULATION
 from accelmlf.ablation.reasons import Case, why
 from accelmlf.ablation.settings import STEPS
 from accelmlf.ablation.stored import FAILED_BY_ITSELF, generations_of, kept_of
+from accelmlf.ablation.time_to_accuracy import EpochsToAccuracy
 from accelmlf.machine.processes import machine_of
 from accelmlf.many_runs.pooled import PooledTable
 from accelmlf.tracking.stored_runs import StoredRun
@@ -43,6 +45,8 @@ class Ablation:
     """Runs that failed and whose place another one has taken."""
     stopped_by: str | None = None
     """Why a measurement in stretches has ended, precision or budget; None of whole runs, or while it goes on."""
+    counted: Mapping[int, Mapping[str, StoredRun]] = field(default_factory=dict)
+    """Of a measurement in stretches: number of the seed -> arm -> the run in which epochs to accuracy were counted."""
 
     @classmethod
     def of(cls, parent: StoredRun, children: Sequence[StoredRun]) -> "Ablation":
@@ -50,7 +54,7 @@ class Ablation:
         asked = Asked.from_json(parent.tags[ASKED])
         arms = asked.as_design().arms
         if asked.measure == STEPS:
-            return cls._of_stretches(parent, asked, [run for run in children if run.tags.get(KIND) == ARM_STRETCHES])
+            return cls._of_stretches(parent, asked, children)
         runs = [run for run in children if run.tags.get(KIND) == ARM_RUN]
         blocks = {block: found for block, found in blocks_of(runs, arms).items() if block < asked.repeats}
         broken = [run for run in runs if run.outcome in FAILED_BY_ITSELF and int(run.tags[BLOCK]) < asked.repeats]
@@ -64,13 +68,17 @@ class Ablation:
         return cls(parent, asked, blocks, list(failed.values()), sorted(looks), len(broken) - len(failed))
 
     @classmethod
-    def _of_stretches(cls, parent: StoredRun, asked: Asked, runs: Sequence[StoredRun]) -> "Ablation":
+    def _of_stretches(cls, parent: StoredRun, asked: Asked, children: Sequence[StoredRun]) -> "Ablation":
         """A block is a generation that is complete."""
-        kept = kept_of(runs, [arm.name for arm in asked.as_design().arms])
+        arms = asked.as_design().arms
+        counted = blocks_of([run for run in children if run.tags.get(KIND) == ARM_RUN], arms)
+        runs = [run for run in children if run.tags.get(KIND) == ARM_STRETCHES]
+        kept = kept_of(runs, [arm.name for arm in arms])
         whole = {number for blocks in kept.measured.values() for number in blocks}
         blocks = {number: found for number, found in generations_of(runs).items() if number in whole}
         failed = {run.tags[ARM]: run for run in runs if run.outcome in FAILED_BY_ITSELF}
-        return cls(parent, asked, blocks, list(failed.values()), [], stopped_by=parent.tags.get(STOPPED_BY))
+        stopped_by = parent.tags.get(STOPPED_BY)
+        return cls(parent, asked, blocks, list(failed.values()), [], stopped_by=stopped_by, counted=counted)
 
     @property
     def num_blocks(self) -> int:
@@ -104,6 +112,23 @@ class Ablation:
     def question(self) -> str:
         """The title, after what was asked for."""
         return f"{', '.join(self.asked.factors)}: {self.title}"
+
+    def time_in_words(self, contrast: Contrast) -> str:
+        """What is known of the time to accuracy of a contrast."""
+        speed, *on_time = self.judged(contrast)
+        if on_time:
+            return on_time[0].in_words
+        estimate = estimate_of(contrast, SECONDS_PER_PICTURE, self.measured)
+        return self.epochs_to_accuracy.in_words(contrast, speed, estimate)
+
+    @cached_property
+    def epochs_to_accuracy(self) -> EpochsToAccuracy:
+        """As whole runs have counted them, beside a measurement in stretches."""
+        figures: dict[str, dict[int, Mapping[str, float]]] = {}
+        for seed, runs in self.counted.items():
+            for arm, run in runs.items():
+                figures.setdefault(arm, {})[seed] = run.metrics
+        return EpochsToAccuracy(self.design, self.settings["device"], figures)
 
     @property
     def process_sd(self) -> float:

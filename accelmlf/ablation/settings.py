@@ -30,13 +30,10 @@ class AblateConfig:
     """With measure=steps: half the width of the intervals (of the ratio) at which the measurement ends."""
     budget: float = setting(12.0, above=0, at_most=10_000)
     """With measure=steps: minutes after which it ends, however wide the intervals are."""
-    repeats: int | None = setting(None, at_least=1, at_most=100, default_text="5 with measure=runs")
-    """With measure=runs: blocks of one run of every arm, each with a seed of its own; fewer than 3 give no verdicts."""
+    repeats: int | None = setting(None, at_least=1, at_most=100, default_text="5 with measure=runs, none with steps")
+    """Seeds with which whole runs of every arm are trained: measure=runs times them, measure=steps counts epochs."""
 
     def __post_init__(self) -> None:
-        if self.measure == STEPS and self.repeats is not None:
-            rule = "measure=steps repeats until the intervals are narrow enough"
-            raise ConfigError("repeats", self.repeats, rule, "Give precision or budget, or measure=runs")
         if self.design == "preset" and self.factors is not None:
             rule = "the preset's factors are those of the recipe"
             raise ConfigError("factors", self.factors, rule, "Leave factors out, or choose another design")

@@ -9,7 +9,6 @@ from accelmlf.ablation.effects import SECONDS_PER_EPOCH, SECONDS_PER_PICTURE, TI
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import RUNS, STEPS, AblateConfig
 from accelmlf.ablation.stored import NUM_ROUNDS, ROUND_VARIANCE, STEPS_PER_STRETCH
-from accelmlf.ablation.time_to_accuracy import time_in_words
 from accelmlf.many_runs.claims import marks_of_group
 from accelmlf.many_runs.comparison import as_ratio
 from accelmlf.settings.comparable import departures
@@ -38,9 +37,8 @@ def verdict_rows(ablation: Ablation) -> list[list[str]]:
     """A row per contrast: its name, and what is said of speed and of time to accuracy."""
     rows = []
     for contrast in ablation.design.contrasts:
-        speed, *on_time = ablation.judged(contrast)
-        words = on_time[0].in_words if on_time else time_in_words(speed, ablation.settings["device"])
-        rows.append([contrast.name, speed.in_words, words])
+        speed = ablation.judged(contrast)[0]
+        rows.append([contrast.name, speed.in_words, ablation.time_in_words(contrast)])
     return rows
 
 

@@ -68,7 +68,7 @@ def t_interval(values: Sequence[float], *, confidence: float = CONFIDENCE) -> In
 
 
 @functools.cache
-def t_quantile(confidence: float, degrees: int) -> float:
+def t_quantile(confidence: float, degrees: float) -> float:
     """Of Student's t, two-sided."""
     from scipy.stats import t
 

@@ -12,10 +12,34 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from accelmlf.many_runs.comparison import CONFIDENCE, Interval, t_interval, t_quantile
+from accelmlf.many_runs.comparison import CONFIDENCE, Interval, t_quantile
 
 UNEVEN = 4.0
 """An arm whose variance is so many times that of the others is not pooled with them."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its variance, and the degrees of freedom that this was estimated with."""
+
+    mean: float
+    variance: float
+    degrees: float
+    count: int
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """The sum of two that have nothing to do with one another (Satterthwaite 1946, Welch 1947)."""
+        variance = self.variance + other.variance
+        parts = sum(part.variance**2 / max(part.degrees, 1) for part in (self, other))
+        degrees = variance**2 / parts if parts else 0.0
+        return Estimate(self.mean + other.mean, variance, degrees, min(self.count, other.count))
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Student's; without limits where nothing says how noisy it is."""
+        if self.degrees < 1 or not self.variance:
+            return Interval(self.mean, None, None, self.count)
+        half = t_quantile(confidence, self.degrees) * math.sqrt(self.variance)
+        return Interval(self.mean, self.mean - half, self.mean + half, self.count)
 
 
 @dataclass(frozen=True)
@@ -61,16 +85,28 @@ class PooledTable:
     def interval(self, weights: Mapping[str, float], *, confidence: float = CONFIDENCE) -> Interval:
         """Of the mean of a contrast whose arms are all in the table.
 
+        No limits where nothing says how noisy it is: less than two blocks, or values that all tie.
+        """
+        return self.estimate(weights).interval(confidence)
+
+    def estimate(self, weights: Mapping[str, float]) -> Estimate:
+        """The mean of a contrast whose arms are all in the table, and how far off it may be.
+
         By the residual of the arms that are alike; by the contrast's own values where it has an uneven arm.
         """
         sums = self.contrast(weights)
         is_own = self.uneven & {arm for arm, weight in weights.items() if weight}
         degrees = (self.num_blocks - 1) * (len(self.arms) - len(self.uneven) - 1)
-        if is_own or degrees < 2 or not self.variance:
-            return t_interval(sums.tolist(), confidence=confidence)
-        error = math.sqrt(self.variance * sum(weight**2 for weight in weights.values()) / self.num_blocks)
-        mean, half = float(sums.mean()), t_quantile(confidence, degrees) * error
-        return Interval(mean, mean - half, mean + half, self.num_blocks)
+        if is_own or degrees < 2:
+            return self.alone(weights)
+        variance = self.variance * sum(weight**2 for weight in weights.values())
+        return Estimate(float(sums.mean()), variance / self.num_blocks, degrees, self.num_blocks)
+
+    def alone(self, weights: Mapping[str, float]) -> Estimate:
+        """As `estimate`, by the contrast's own values and nothing else."""
+        sums = self.contrast(weights)
+        variance = float(sums.var(ddof=1)) / self.num_blocks if self.num_blocks > 1 else 0.0
+        return Estimate(float(sums.mean()), variance, self.num_blocks - 1, self.num_blocks)
 
     @functools.cached_property
     def variance(self) -> float:

@@ -90,6 +90,8 @@ class RunSummary:
     time_to_accuracy_s: float | None
     time_to_accuracy_wall_s: float | None
     epochs_to_accuracy: int | None
+    crossing_epochs: float | None
+    """As `epochs_to_accuracy`, with the part of the last epoch after which the target was crossed."""
     num_epochs: int
     total: Cost
     """Of all epochs together."""
@@ -124,6 +126,7 @@ class RunSummary:
             "time_to_accuracy_s": self.time_to_accuracy_s,
             "time_to_accuracy_wall_s": self.time_to_accuracy_wall_s,
             "epochs_to_accuracy": self.epochs_to_accuracy,
+            "crossing_epochs": self.crossing_epochs,
             "total_train_s": self.total_train_s,
             "median_epoch_s": self.median_epoch_s,
             "mean_epoch_s": total.train_s / epochs,

@@ -36,6 +36,18 @@ class RunClock:
         return self.at_target is not None
 
     @property
+    def crossing_epochs(self) -> float | None:
+        """Epochs to the target, part of the last one by the straight line between the accuracies at its ends."""
+        if self.at_target is None:
+            return None
+        place = self.epochs.index(self.at_target)
+        quality = self.at_target.quality
+        before = self.epochs[place - 1].quality.accuracy if place else 1 / quality.num_classes
+        if quality.accuracy <= before or before >= self.target:  # nothing was trained towards it in this epoch
+            return float(self.at_target.epoch)
+        return self.at_target.epoch - 1 + (self.target - before) / (quality.accuracy - before)
+
+    @property
     def setup_s(self) -> float:
         return self.setup_ended_s - self.started_s
 
@@ -83,6 +95,7 @@ class RunClock:
             time_to_accuracy_s=None if reached is None else reached.elapsed_train_s,
             time_to_accuracy_wall_s=self.wall_to_target_s,
             epochs_to_accuracy=None if reached is None else reached.epoch,
+            crossing_epochs=self.crossing_epochs,
             num_epochs=len(self.epochs),
             total=total_of([epoch.cost for epoch in self.epochs]),
             total_train_s=self.epochs[-1].elapsed_train_s,
