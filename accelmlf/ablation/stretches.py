@@ -10,9 +10,10 @@ import random
 from collections.abc import Mapping, Sequence
 
 from accelmlf.ablation.designs import Design
-from accelmlf.ablation.effects import SECONDS_PER_PICTURE, Measured, interval_of
+from accelmlf.ablation.effects import SAME_WITHIN, SECONDS_PER_PICTURE, Measured, interval_of
 from accelmlf.ablation.generation import TooManyAtOnceError, Turns, groups_of, joined, take_turns
 from accelmlf.ablation.live import LiveView
+from accelmlf.ablation.pilot import TYPICAL_PROCESS_SD, ceilings_in_words, forecast, in_words, look_ahead
 from accelmlf.ablation.plan import AblationPlan
 from accelmlf.ablation.stopping import rounds_of_next, stop_reason
 from accelmlf.ablation.stored import Kept, kept_generations, record_generation
@@ -87,6 +88,9 @@ def measure_stretches(plan: AblationPlan, parent: ParentRun) -> str:
     weights = MlflowTracker(parent.store).local_weights(plan.base.weights)
     if measurement.kept.spent:
         say(f"{counted(len(measurement.kept.spent), 'generation')} are there already")
+    elif measurement.stop_reason() is None:
+        with sole_use(plan.seen.device_key, TIMED_RUN, wait_s=WAIT_FOR_DEVICE_S):
+            announce_cost(measurement, weights)
     while (reason := measurement.stop_reason()) is None:
         number = measurement.kept.next_number
         chance = random.Random(f"{plan.base.seed}/{number}")
@@ -102,6 +106,24 @@ def measure_stretches(plan: AblationPlan, parent: ParentRun) -> str:
         if measurement.design.arms[0].name in failed:
             raise failed[measurement.design.arms[0].name]
     return reason
+
+
+def announce_cost(measurement: Measurement, weights: str) -> None:
+    """What the measurement will cost, what it can see, and which factors can win next to nothing; from a pilot."""
+    plan, design = measurement.plan, measurement.design
+    first, arms = plan.configs[design.arms[0].name], len(design.arms)
+    pilot = look_ahead(first, weights)
+    start_s, round_s = arms * pilot.start_s, arms * pilot.stretch_s
+    num_rounds = measurement.num_rounds(start_s, round_s)
+    variances = pilot.variance, TYPICAL_PROCESS_SD**2
+    limits = {"precision": plan.ablate.precision, "budget_s": measurement.budget_s}
+    say(f"  {in_words(forecast(design, start_s, round_s, num_rounds, variances, **limits))}")
+    say(f"  {ceilings_in_words(pilot)}")
+    steps = max(config.accumulation_steps for config in plan.configs.values())
+    for label in plan.asked.factors:
+        ceiling = pilot.ceiling_of(label, steps)
+        if ceiling is not None and ceiling < 1 + SAME_WITHIN:
+            say(f"  {label} has next to nothing to win: at most {ceiling:.2f}x")
 
 
 def one_generation(measurement: Measurement, weights: str, chance: random.Random, view: LiveView) -> list[Turns]:

@@ -13,6 +13,7 @@ import torch
 from accelmlf.machine import isolation
 from accelmlf.machine.memory import free_host_memory_bytes
 from accelmlf.measure.cost import Cost
+from accelmlf.run.ceilings import WHOLE, Ceilings
 from accelmlf.run.one_run import known_errors
 from accelmlf.run.plan import settle
 from accelmlf.run.stretches import WarmLoop
@@ -47,13 +48,13 @@ class WarmRun:
         self.talk = talk
         self.ready: Ready = talk.receive()
 
-    def stretch(self) -> Cost:
-        """What the next stretch of training has cost.
+    def stretch(self, variant: str = WHOLE) -> Cost:
+        """What the next stretch of training has cost, whole or without a part of its work (`ceilings.VARIANTS`).
 
         Raises:
             AccelmlfError: what ended the run.
         """
-        self.talk.send(None)
+        self.talk.send(variant)
         cost: Cost = self.talk.receive()
         return cost
 
@@ -92,12 +93,15 @@ def _serve(connection: Connection, config: RunConfig, weights: str, steps: int |
         rest(work)
         images = work.train.plan.num_pictures
         connection.send(Ready(steps, loop.lead_in, images, prepared_s - started_s, warm_s, taken, free_bytes))
+        ceilings = None
         while True:
             try:
-                connection.recv()
+                variant = connection.recv()
             except (EOFError, OSError):  # nobody asks any more
                 return
-            cost = loop.train(steps).cost
+            if variant != WHOLE and ceilings is None:
+                ceilings = Ceilings(loop)
+            cost = loop.train(steps).cost if ceilings is None else ceilings.train(variant, steps)
             rest(work)
             connection.send(cost)
 
