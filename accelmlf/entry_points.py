@@ -9,13 +9,18 @@ from typing import Any
 
 from accelmlf import PROCESS_STARTED_S
 from accelmlf.ablation.settings import SET_BY_ABLATION, AblateConfig
+from accelmlf.errors import ConfigError
 from accelmlf.machine import signals
 from accelmlf.report.settings import ReportConfig
 from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
 from accelmlf.settings.recipes import model_names, resolve
+from accelmlf.settings.run import RunConfig
+from accelmlf.settings.technique_list import AUTO
+from accelmlf.text import say
 from accelmlf.tracking.settings import UiConfig
 
 Given = Mapping[str, Any]
+NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class EntryPoint:
 
 
 def train(_: None, given: Given, dry_run: bool) -> None:
-    config = resolve(given)
+    config, labels = resolve(given), NOTHING
     if dry_run:
         with signals.held():
             from accelmlf.run.plan import print_plan
@@ -48,7 +53,20 @@ def train(_: None, given: Given, dry_run: bool) -> None:
         from accelmlf.run.one_run import one_run
         from accelmlf.tracking.store import open_store
         from accelmlf.tracking.tracker import MlflowTracker
-    one_run(config, MlflowTracker(open_store()), started_s=PROCESS_STARTED_S)
+    if config.techniques.is_auto:
+        config, labels = with_chosen_techniques(given)
+    one_run(config, MlflowTracker(open_store()), started_s=PROCESS_STARTED_S, labels=labels)
+
+
+def with_chosen_techniques(given: Given) -> tuple[RunConfig, Mapping[str, str]]:
+    """The run with the techniques that a measurement has chosen, and what is to be recorded of that."""
+    with signals.held():
+        from accelmlf.ablation.auto import choose
+        from accelmlf.many_runs.server import start_server
+    start_server(given["model"])
+    choice = choose(given)
+    say(f"techniques=auto takes {choice.techniques}: {choice.reason}")
+    return resolve({**given, "techniques": choice.techniques}), {"techniques_chosen": choice.reason}
 
 
 def prepare_runs(settings: TuneConfig | AblateConfig, given: Given) -> None:
@@ -57,7 +75,9 @@ def prepare_runs(settings: TuneConfig | AblateConfig, given: Given) -> None:
     That imports what a run needs, while this process imports the rest.
     """
     settings.check_runs(given)
-    resolve(given)
+    if resolve(given).techniques.is_auto:
+        rule = "it is a measurement itself, and of a single run"
+        raise ConfigError("techniques", AUTO, rule, "Leave techniques out")
     with signals.held():
         from accelmlf.many_runs.server import start_server
     start_server(given["model"])

@@ -9,7 +9,7 @@ from typing import Any
 from accelmlf.ablation import tables
 from accelmlf.ablation.designs import Arm
 from accelmlf.ablation.files import draw, write_tables
-from accelmlf.ablation.plan import AblationPlan, make_plan
+from accelmlf.ablation.plan import AblationPlan, make_plan, speed_key
 from accelmlf.ablation.result import Ablation, blocks_of
 from accelmlf.ablation.settings import RUNS, SET_BY_ABLATION, STEPS, AblateConfig
 from accelmlf.ablation.stored import FAILED_FOR_GOOD
@@ -34,13 +34,16 @@ from accelmlf.tracking.tags import (
     DEVICE,
     ERROR,
     OWNER,
+    SPEED_KEY,
     STOPPED_BY,
     VERDICT,
 )
 
 
-def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> None:
-    """Measure, compare, record. `given`: the settings of its runs that the user gave, with which it goes.
+def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool = False) -> Ablation | None:
+    """Measure, compare, record; None of a dry run.
+
+    `given`: the settings of its runs that the user gave, with which it goes.
 
     Its runs are forked from `many_runs.server`, which is to be started before.
 
@@ -51,7 +54,7 @@ def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool 
     plan = make_plan(ablate, given)
     if dry_run:
         announce(plan)
-        return
+        return None
     name = f"{plan.base.model}-{plan.base.dataset}-{plan.study_id()[:8]}"
     with opened(ABLATION, plan.seen.device_key) as parent:
         announce(plan)
@@ -69,6 +72,7 @@ def run_ablate(ablate: AblateConfig, given: Mapping[str, Any], *, dry_run: bool 
         record(ablation, plan, parent, stopped_by)
         if given_up_for is not None:
             raise given_up_for
+        return ablation
 
 
 def measure(plan: AblationPlan, parent: ParentRun) -> AccelmlfError | None:
@@ -142,7 +146,7 @@ def labels(plan: AblationPlan) -> tuple[dict[str, str], dict[str, str]]:
     own = {"design": asked.design, "factors": ",".join(asked.factors), "measure": asked.measure}
     own |= {"repeats": str(asked.repeats)} if asked.measure == RUNS else {"precision": f"{asked.precision:g}"}
     params, tags = labels_of_parent(plan.seen, own, SET_BY_ABLATION)
-    return params, tags | {ASKED: plan.asked.as_json(), COMMAND: plan.command()}
+    return params, tags | {SPEED_KEY: speed_key(plan.seen), ASKED: plan.asked.as_json(), COMMAND: plan.command()}
 
 
 AFRESH = {

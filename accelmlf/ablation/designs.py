@@ -88,6 +88,23 @@ def factorial(factors: Sequence[str]) -> Design:
     return Design(tuple(arms), (*mains, *interactions))
 
 
+def alone(factors: Sequence[str]) -> Design:
+    """Alone: a baseline without any, and an arm per factor; for many factors, or such as cannot be on together."""
+    arms = [Arm(BASELINE, ()), *(Arm(factor, (factor,)) for factor in factors)]
+    return Design(tuple(arms), tuple(Contrast(f, (f,), {BASELINE: 1.0, f: -1.0}) for f in factors))
+
+
+def with_preset(factors: Sequence[str]) -> Design:
+    """With the preset: one factor at a time, and the recipe's tuned arm beside them."""
+    design = one_at_a_time(factors)
+    last = design.arms[-1]
+    contrasts = (
+        Contrast(TUNED, (TUNED,), {BASELINE: 1.0, TUNED: -1.0}),
+        Contrast(f"{last.name} against {TUNED}", (*last.factors, TUNED), {TUNED: 1.0, last.name: -1.0}),
+    )
+    return Design((*design.arms, Arm(TUNED, (TUNED,))), (*design.contrasts, *contrasts))
+
+
 def preset(factors: Sequence[str]) -> Design:
     """Preset: the recipe untuned and tuned, two arms."""
     del factors
@@ -149,6 +166,8 @@ DESIGNS: dict[str, Callable[[Sequence[str]], Design]] = {
     "one_at_a_time": one_at_a_time,
     "leave_one_out": leave_one_out,
     "factorial": factorial,
+    "alone": alone,
+    "with_preset": with_preset,
     "preset": preset,
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from accelmlf.ablation.designs import Arm
-from accelmlf.ablation.settings import TUNED, UNTUNED
+from accelmlf.ablation.settings import ALL, TUNED, UNTUNED
 from accelmlf.errors import ConfigError
 from accelmlf.machine.devices import pick_device
 from accelmlf.settings.fields import pick
@@ -144,6 +144,7 @@ def look_at_factors(words: Sequence[str], config: RunConfig) -> Factors:
         ConfigError: no such factor, a bad option, or one that is already on, or that replaces what is.
     """
     device = pick_device(config.device)
+    words = every_technique(config, device) if tuple(words) == (ALL,) else words
     labels, left_out, techniques = [], [], []
     for word in words:
         if word in NUMBER_FACTORS:
@@ -163,6 +164,13 @@ def look_at_factors(words: Sequence[str], config: RunConfig) -> Factors:
         labels.append(technique.label)
         techniques.append(technique.label)
     return Factors(labels=tuple(labels), left_out=tuple(left_out), clash=_clash(techniques, config, device))
+
+
+def every_technique(config: RunConfig, device: torch.device) -> list[str]:
+    """Those that this device and pipeline can run and that are not on already."""
+    on = config.techniques.words
+    known = [kind(word, None, device) for word, kind in TECHNIQUES.items() if word not in on]
+    return [t.word for t in known if config.pipeline in t.pipelines and t.missing() is None]
 
 
 def _technique(word: str, device: torch.device) -> Technique:

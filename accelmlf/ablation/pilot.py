@@ -13,6 +13,7 @@ import numpy as np
 
 from accelmlf.ablation.designs import Design
 from accelmlf.ablation.factors import factor_of
+from accelmlf.ablation.reasons import LOADING
 from accelmlf.ablation.rounds import Generation
 from accelmlf.ablation.stopping import MIN_GENERATIONS
 from accelmlf.many_runs.comparison import t_quantile
@@ -24,7 +25,6 @@ from accelmlf.settings.run import RunConfig
 PILOT_ROUNDS = 6
 TYPICAL_PROCESS_SD = 0.01
 """Of log speed between processes, until it is measured: what a first forecast stands on."""
-LOADING, OPTIMIZER = ({"data_wait"}, {"data_wait", "transfer"}), {"optimizer"}
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Pilot:
         """Times as fast that a factor could make it at most; None where nothing bounds it."""
         factor = factor_of(label)
         phases, left = set(factor.acts_on), factor.left_at_best(steps)
-        if phases and phases <= {"data_wait", "transfer"}:
-            return self.ceilings[DATA_THERE]
-        if phases == OPTIMIZER:
-            share = 1 - 1 / self.ceilings[NO_OPTIMIZER]
+        if phases and phases <= LOADING:
+            return max(self.ceilings[DATA_THERE], 1.0)
+        if phases == {"optimizer"}:
+            share = 1 - 1 / max(self.ceilings[NO_OPTIMIZER], 1.0)
             return 1 / (1 - share * (1 - left))
         return None
 
@@ -95,9 +95,9 @@ def forecast(
     each_s = start_s + num_rounds * round_s
     squares = max(sum(weight**2 for weight in contrast.weights.values()) for contrast in design.contrasts)
     possible = max(int(budget_s / each_s), 1)
-    generations = 2
+    generations = min(possible, 2)
     while True:
-        generations += 1
+        generations = generations + 1 if generations < possible else possible
         degrees = (generations - 1) * (len(design.arms) - 1)
         error = math.sqrt((of_process + of_round / num_rounds) * squares / generations)
         half_width = t_quantile(simultaneous(len(design.contrasts)), degrees) * error
@@ -115,6 +115,6 @@ def in_words(plan: Forecast) -> str:
 def ceilings_in_words(pilot: Pilot) -> str:
     """How much faster an epoch would be without a part of its work."""
     names = (DATA_THERE, NO_AUGMENTATION, NO_OPTIMIZER, FORWARD_ONLY)
-    parts = [f"{name} {pilot.ceilings[name]:.2f}x" for name in names]
+    parts = [f"{max(pilot.ceilings[name], 1.0):.2f}x with {name}" for name in names]
     half = pilot.ceilings[HALF_BATCH]
-    return f"at most, as fast as: {', '.join(parts)}; a picture in {HALF_BATCH} is {half:.2f}x as fast"
+    return f"at most {', '.join(parts)}; a picture in {HALF_BATCH} is {half:.2f}x as fast"

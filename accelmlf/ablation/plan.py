@@ -8,7 +8,7 @@ from typing import Any
 
 from accelmlf.ablation.designs import Arm, Asked
 from accelmlf.ablation.factors import Factors, look_at_factors, settings_of
-from accelmlf.ablation.settings import STEPS, TUNED, AblateConfig
+from accelmlf.ablation.settings import OF_PRESETS, STEPS, TUNED, AblateConfig
 from accelmlf.data.batches import BatchPlan
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.machine import isolation
@@ -60,6 +60,24 @@ class AblationPlan:
         return f"OMP_NUM_THREADS={shlex.quote(threads)} {command}" if threads else command
 
 
+NO_MATTER_FOR_SPEED = (
+    "epochs",
+    "learning_rate",
+    "learning_rate_multipliers",
+    "weight_decay",
+    "target_accuracy",
+    "stop_at_target",
+    "normalisation",
+    "techniques",
+)
+"""Settings whose values leave a step as long as it is."""
+
+
+def speed_key(seen: Preflight) -> str:
+    """The same for runs whose steps are equally long but for their techniques, on equal machines and versions."""
+    return digest_of(common_facts(seen, NO_MATTER_FOR_SPEED))[:16]
+
+
 def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     """The arms as this device can run them.
 
@@ -96,6 +114,7 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
             few = f"an epoch of {seen.sizes['train']} pictures has {batches} batch{'es' * (batches > 1)} of that size"
             rule = f"{few}, too few for {config.accumulation_steps} micro-batches per step"
             raise ConfigError("batch_size", config.batch_size, rule, "Give a smaller batch_size, or more pictures")
-    if ablate.design == "preset":
+    if ablate.design in OF_PRESETS:
+        tuned = look_in_own_process(resolve({**given, TUNED: True}), False)
         configs[TUNED] = tuned.config  # without what the device had to leave out
     return AblationPlan(ablate=ablate, given=given, seen=seen, asked=asked, configs=configs)

@@ -16,14 +16,19 @@ SET_BY_ABLATION = {"tuned": "design=preset", "accumulation_steps": "factors=accu
 """Settings of a run that an ablation sets by itself, and what to give instead."""
 
 
+OF_PRESETS = ("preset", "with_preset")
+"""Designs that have an arm of the recipe's preset."""
+DESIGN_NAMES = ("one_at_a_time", "leave_one_out", "factorial", "alone", "with_preset", "preset")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig:
     """The settings of an ablation beside those of its runs."""
 
     factors: str | None = setting(None, default_text=DEFAULT_FACTORS)
-    """Comma list of techniques, accumulation (as the recipe), accumulation:same_effective_batch (micro-batches)."""
-    design: str = setting("one_at_a_time", choices=("one_at_a_time", "leave_one_out", "factorial", "preset"))
-    """one_at_a_time, leave_one_out, factorial (every combination), or preset (the recipe untuned and tuned)."""
+    """Comma list of techniques, accumulation (as the recipe), accumulation:same_effective_batch, or all techniques."""
+    design: str = setting("one_at_a_time", choices=DESIGN_NAMES)
+    """one_at_a_time, leave_one_out, factorial (every combination), alone (none together), with_preset, or preset."""
     measure: str = setting(STEPS, choices=(STEPS, RUNS))
     """steps: short stretches of steps, in minutes; runs: whole training runs, each to its last epoch."""
     precision: float = setting(DEFAULT_PRECISION, at_least=0.001, at_most=0.5)
@@ -57,7 +62,7 @@ class AblateConfig:
     def check_runs(self, given: Mapping[str, Any]) -> None:
         """Raises ConfigError for settings of its runs that contradict an ablation, or factors that are none."""
         self.factor_words()
-        preset = ("techniques", "batch_size") if self.design == "preset" else ()
+        preset = ("techniques", "batch_size") if self.design in OF_PRESETS else ()
         if fixed := [name for name in preset if name in given]:
-            rule = "design=preset compares the recipe's own arms"
+            rule = f"design={self.design} compares the recipe's own arms"
             raise ConfigError(fixed[0], given[fixed[0]], rule, f"Leave {fixed[0]} out, or choose another design")

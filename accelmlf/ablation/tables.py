@@ -4,6 +4,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 
+from accelmlf.ablation.break_even import break_even
 from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.effects import SECONDS_PER_EPOCH, SECONDS_PER_PICTURE, TIME_TO_ACCURACY
 from accelmlf.ablation.result import Ablation
@@ -45,6 +46,13 @@ def verdict_rows(ablation: Ablation) -> list[list[str]]:
 def reasons(ablation: Ablation) -> list[str]:
     """A sentence per contrast, where the phases say anything."""
     return [f"{c.name}: {reason}." for c in ablation.design.contrasts if (reason := ablation.reason(c))]
+
+
+def paid_once(ablation: Ablation) -> list[str]:
+    """A sentence per contrast that costs more set-up or warm-up than it saves in an epoch."""
+    epochs = int(ablation.settings["epochs"])
+    found = {c.name: break_even(c, ablation.measured, epochs) for c in ablation.design.contrasts}
+    return [f"{name} {text}." for name, text in found.items() if text is not None]
 
 
 def unfit(ablation: Ablation) -> list[str]:
@@ -147,6 +155,8 @@ def as_lines(ablation: Ablation) -> list[str]:
         lines += ["", *how]
     if why := reasons(ablation):
         lines += ["", "why:", *(f"  {reason}" for reason in why)]
+    if pays := paid_once(ablation):
+        lines += ["", "paid once:", *(f"  {text}" for text in pays)]
     if against := unfit(ablation):
         lines += ["", f"unfit for a claim: {'; '.join(against)}"]
     return lines
@@ -177,6 +187,8 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     ]
     if why := reasons(ablation):
         parts += [heading("Why", level + 1), listed(why)]
+    if pays := paid_once(ablation):
+        parts += [heading("Paid once", level + 1), listed(pays)]
     parts += [
         heading("Everything else that was measured, without verdicts (with it, against without)", level + 1),
         table(["", *(contrast.name for contrast in ablation.design.contrasts)], other_rows(ablation)),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from accelmlf.errors import recognise
@@ -25,6 +26,9 @@ StopEarly = Callable[[EpochMetrics], str | None]
 """After an epoch: the outcome as which the run ends here, or None to go on."""
 
 
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
 def never(_: EpochMetrics) -> None:
     """Every run trains all its epochs."""
 
@@ -38,12 +42,13 @@ def one_run(
     read_test: bool = True,
     quiet: bool = False,
     code: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] = NO_LABELS,
 ) -> RunSummary:
     """Train, measure and record one run.
 
     `started_s`: where its wall clock begins (time.perf_counter); default now. `stop_early` is asked after each epoch,
     off the training clock. `read_test=False`: the test set is not touched, for a run that chooses something. `code`:
-    the state of the code where another process knows it better.
+    the state of the code where another process knows it better. `labels`: what else there is to record of it.
 
     Raises:
         AccelmlfError: whatever ends the run early, after the tracker has closed it with that outcome.
@@ -53,7 +58,7 @@ def one_run(
     with tracker.run() as run, known_errors(config), closing_console(console):
         config, techniques, skipped = settle(config)
         console.opening(config, skipped)
-        log_opening(run, config, skipped, describe(techniques.device, code))
+        log_opening(run, config, skipped, describe(techniques.device, code), labels)
         with techniques.process_context():
             splits = load_data(config)
             work = prepare(config, splits, techniques, tracker.local_weights(config.weights))
@@ -77,9 +82,16 @@ def one_run(
     return summary
 
 
-def log_opening(run: TrackedRun, config: RunConfig, skipped: Sequence[Skipped], facts: dict[str, Any]) -> None:
+def log_opening(
+    run: TrackedRun,
+    config: RunConfig,
+    skipped: Sequence[Skipped],
+    facts: dict[str, Any],
+    labels: Mapping[str, str] = NO_LABELS,
+) -> None:
     """All that is known before the first picture is read."""
     labels = {
+        **labels,
         "arm": config.arm,
         "skipped_techniques": str(labels_of(skipped)),
         **as_tags(facts),

@@ -26,7 +26,7 @@ class RunConfig:
     pipeline: str = setting("memory", choices=("memory", "stream"))
     """memory: pictures held once as uint8, augmented in batches on the device; stream: decoded per picture."""
     techniques: TechniqueList = from_recipe("as tuned says")
-    """Comma list such as amp:bf16,pin_memory,channels_last; none; replaces the list that tuned sets."""
+    """Comma list such as amp:bf16,pin_memory,channels_last; none; auto (measured first); replaces what tuned sets."""
     accumulation_steps: int = from_recipe("as tuned says", at_least=1, at_most=2**20)
     """Micro-batches per optimizer step."""
     batch_size: int = from_recipe(at_least=1, at_most=2**20)

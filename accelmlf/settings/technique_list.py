@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from accelmlf.errors import ConfigError
 
-NONE = "none"
+NONE, AUTO = "none", "auto"
 
 
 def word_and_option(label: str) -> tuple[str, str | None]:
@@ -38,6 +38,8 @@ class TechniqueList:
         labels = tuple(part.strip() for part in text.split(","))
         if labels == (NONE,):
             return cls()
+        if AUTO in labels and len(labels) > 1:
+            raise ConfigError(name, text, f"{AUTO} stands alone: it measures all of them", "Leave it or the others out")
         words = [word_and_option(label)[0] for label in labels]
         if NONE in words:
             raise ConfigError(name, text, f"{NONE} stands alone", "Leave it or the others out")
@@ -48,6 +50,11 @@ class TechniqueList:
     def __str__(self) -> str:
         """As a user types it."""
         return ",".join(self.labels) or NONE
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether they are still to be chosen, by a measurement."""
+        return self.labels == (AUTO,)
 
     @property
     def words(self) -> tuple[str, ...]:

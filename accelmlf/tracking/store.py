@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,12 @@ class Store:
             self.client.set_tag(run_id, OUTCOME, outcome)
             if error is not None:
                 self.client.set_tag(run_id, ERROR, one_line(error))
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tags of a run, which may have ended."""
+        with self.errors():
+            for name, text in tags.items():
+                self.client.set_tag(run_id, name, text)
 
     def terminate(self, run_id: str, outcome: str) -> None:
         """The status that goes with an outcome; the run is no longer open."""

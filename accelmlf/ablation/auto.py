@@ -1,0 +1,124 @@
+"""techniques=auto: measure what each technique is worth here, take what is shown faster, together, and say why."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from accelmlf.ablation.ablate import run_ablate
+from accelmlf.ablation.effects import FASTER, SAME_WITHIN, VERDICTS, Effect
+from accelmlf.ablation.factors import look_at_factors
+from accelmlf.ablation.pilot import look_ahead
+from accelmlf.ablation.plan import speed_key
+from accelmlf.ablation.result import Ablation
+from accelmlf.ablation.settings import ALL, TUNED, AblateConfig
+from accelmlf.machine import isolation
+from accelmlf.machine.processes import TIMED_RUN, sole_use
+from accelmlf.many_runs.child_run import WAIT_FOR_DEVICE_S
+from accelmlf.many_runs.preflight import Preflight, look_in_own_process
+from accelmlf.settings.recipes import resolve
+from accelmlf.settings.technique_list import TechniqueList
+from accelmlf.text import say
+from accelmlf.tracking.store import open_store
+from accelmlf.tracking.tags import CHOICE, CHOICE_REASON, SPEED_KEY
+from accelmlf.tracking.tracker import RUN_ID, MlflowTracker
+
+FIRST_LOOK: dict[str, Any] = {"design": "alone", "precision": 0.05, "budget": 8.0}
+"""Each technique alone: precise enough to see what is worth having."""
+SECOND_LOOK: dict[str, Any] = {"design": "with_preset", "precision": 0.02, "budget": 8.0}
+"""Those that are shown faster, alone and together, beside the recipe's preset."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Techniques that were chosen by a measurement."""
+
+    techniques: TechniqueList
+    reason: str
+    """What was measured, and where it is recorded."""
+
+
+def choose(given: Mapping[str, Any]) -> Choice:
+    """The techniques for a run of these settings: by a former measurement of the same, or by one that is made now.
+
+    Raises:
+        AccelmlfError: what ends the measurement.
+    """
+    base = {name: value for name, value in given.items() if name != "techniques"}
+    seen = look_in_own_process(resolve(base), False)
+    if (former := former_choice(speed_key(seen))) is not None:
+        return former
+    # The run that MLflow has opened is for the training that follows.
+    own_run = os.environ.pop(RUN_ID, None)
+    try:
+        return measured_choice(base, seen)
+    finally:
+        if own_run is not None:
+            os.environ[RUN_ID] = own_run
+
+
+def former_choice(key: str) -> Choice | None:
+    """The latest of the same key in this experiment; None where there is none."""
+    store = open_store()
+    runs = store.read_runs(store.own_experiment(), f"tags.`{SPEED_KEY}` = '{key}'")
+    found = next((run for run in reversed(runs) if CHOICE in run.tags), None)
+    if found is None:
+        return None
+    text = f"{found.tags[CHOICE_REASON]}, measured before (run {found.run_id})"
+    return Choice(TechniqueList.parse(found.tags[CHOICE]), text)
+
+
+def measured_choice(base: Mapping[str, Any], seen: Preflight) -> Choice:
+    """Measured now, in one or two looks."""
+    say("techniques=auto: each technique is measured once for this model, data and machine; later runs begin at once")
+    factors = worth_a_look(seen)
+    if not factors:
+        say("no technique has anything to win here")
+        return Choice(TechniqueList(), "no technique that this device can run has anything to win")
+    first = measured(AblateConfig(factors=",".join(factors), **FIRST_LOOK), base)
+    faster = [effect.contrast.name for effect in speeds(first) if is_faster(effect)]
+    if not faster:
+        return recorded(first, TechniqueList(), "no technique is shown to be faster")
+    second = measured(AblateConfig(factors=",".join(faster), **SECOND_LOOK), base)
+    arms = [effect for effect in speeds(second) if is_faster(effect) and TUNED not in effect.contrast.factors]
+    if not arms:
+        return recorded(second, TechniqueList(), "no technique is shown to be faster")
+    best = max(arms, key=lambda effect: effect.interval.mean if effect.interval else 0.0)
+    return recorded(second, TechniqueList(best.contrast.factors), f"{best.figure} as fast as without")
+
+
+def worth_a_look(seen: Preflight) -> list[str]:
+    """The techniques that this device can run, without those that a pilot shows to have next to nothing to win.
+
+    And without `compile` on a CPU, whose processes take minutes to start.
+    """
+    found = isolation.call(look_at_factors, (ALL,), seen.config).labels
+    labels = [label for label in found if not (label.startswith("compile") and seen.config.device == "cpu")]
+    with sole_use(seen.device_key, TIMED_RUN, wait_s=WAIT_FOR_DEVICE_S):
+        pilot = look_ahead(seen.config, MlflowTracker(open_store()).local_weights(seen.config.weights))
+    ceilings = {label: pilot.ceiling_of(label, 1) for label in labels}
+    for label, ceiling in ceilings.items():
+        if ceiling is not None and ceiling < 1 + SAME_WITHIN:
+            say(f"  {label} has next to nothing to win: at most {ceiling:.2f}x")
+    return [label for label, ceiling in ceilings.items() if ceiling is None or ceiling >= 1 + SAME_WITHIN]
+
+
+def measured(ablate: AblateConfig, base: Mapping[str, Any]) -> Ablation:
+    ablation = run_ablate(ablate, base)
+    assert ablation is not None  # it is no dry run
+    return ablation
+
+
+def speeds(ablation: Ablation) -> list[Effect]:
+    return [ablation.judged(contrast)[0] for contrast in ablation.design.contrasts]
+
+
+def is_faster(effect: Effect) -> bool:
+    return effect.verdict == VERDICTS[False][FASTER]
+
+
+def recorded(ablation: Ablation, techniques: TechniqueList, reason: str) -> Choice:
+    """The choice, kept with the measurement that it stands on."""
+    store = open_store()
+    store.set_tags(ablation.parent.run_id, {CHOICE: str(techniques), CHOICE_REASON: reason})
+    return Choice(techniques, f"{reason}, measured now (run {ablation.parent.run_id})")
