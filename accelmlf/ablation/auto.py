@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelmlf.ablation.ablate import run_ablate
-from accelmlf.ablation.effects import FASTER, SAME_WITHIN, VERDICTS, Effect
+from accelmlf.ablation.effects import Effect
 from accelmlf.ablation.factors import look_at_factors
-from accelmlf.ablation.pilot import look_ahead
+from accelmlf.ablation.pilot import hopeless_in_words, look_ahead
 from accelmlf.ablation.plan import speed_key
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import ALL, TUNED, AblateConfig
@@ -16,6 +16,7 @@ from accelmlf.machine import isolation
 from accelmlf.machine.processes import TIMED_RUN, sole_use
 from accelmlf.many_runs.child_run import WAIT_FOR_DEVICE_S
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
+from accelmlf.many_runs.verdicts import FASTER, SPEED_VERDICTS
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.text import say
@@ -96,11 +97,10 @@ def worth_a_look(seen: Preflight) -> list[str]:
     labels = [label for label in found if not (label.startswith("compile") and seen.config.device == "cpu")]
     with sole_use(seen.device_key, TIMED_RUN, wait_s=WAIT_FOR_DEVICE_S):
         pilot = look_ahead(seen.config, MlflowTracker(open_store()).local_weights(seen.config.weights))
-    ceilings = {label: pilot.ceiling_of(label, 1) for label in labels}
-    for label, ceiling in ceilings.items():
-        if ceiling is not None and ceiling < 1 + SAME_WITHIN:
-            say(f"  {label} has next to nothing to win: at most {ceiling:.2f}x")
-    return [label for label, ceiling in ceilings.items() if ceiling is None or ceiling >= 1 + SAME_WITHIN]
+    hopeless = pilot.hopeless(labels, 1)
+    for line in hopeless_in_words(hopeless):
+        say(f"  {line}")
+    return [label for label in labels if label not in hopeless]
 
 
 def measured(ablate: AblateConfig, base: Mapping[str, Any]) -> Ablation:
@@ -114,7 +114,7 @@ def speeds(ablation: Ablation) -> list[Effect]:
 
 
 def is_faster(effect: Effect) -> bool:
-    return effect.verdict == VERDICTS[False][FASTER]
+    return effect.verdict == SPEED_VERDICTS[FASTER]
 
 
 def recorded(ablation: Ablation, techniques: TechniqueList, reason: str) -> Choice:

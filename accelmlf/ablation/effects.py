@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from accelmlf.ablation.designs import Contrast
 from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, Interval, as_ratio
 from accelmlf.many_runs.pooled import Estimate, PooledTable, simultaneous
+from accelmlf.many_runs.verdicts import SAME_WITHIN, SPEED_VERDICTS, decided
 from accelmlf.measure.cost import PHASES
 
 Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Arm -> block -> the final figures of a run that ended well, by their logged names."""
-SAME_WITHIN = 0.02
-"""Two speeds that differ by no more are the same to whoever has to choose."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,8 @@ class Effect:
         return next(words for say in WORDS if (words := say(self)) is not None)
 
 
-FASTER, SLOWER, SAME, UNDECIDED = range(4)
 VERDICTS = {
-    False: ("faster", "slower", f"the same within {100 * SAME_WITHIN:g} %", "not decided yet"),
+    False: SPEED_VERDICTS,
     True: (
         "worth more together",
         "worth less together",
@@ -104,15 +102,7 @@ VERDICTS = {
         "not decided yet",
     ),
 }
-"""Of interactions or not, in the order of FASTER, SLOWER, SAME and UNDECIDED."""
-
-
-def decided(interval: Interval) -> int:
-    """What an interval of the logarithm of a speed-up shows; what is shown to be within 2 % is the same."""
-    low, high, margin = interval.low or 0.0, interval.high or 0.0, math.log1p(SAME_WITHIN)
-    if -margin <= low and high <= margin:
-        return SAME
-    return FASTER if low > 0 else SLOWER if high < 0 else UNDECIDED
+"""Of interactions or not, in the order of what is `decided`."""
 
 
 def target_missed(effect: Effect) -> str | None:

@@ -6,7 +6,7 @@ a part of its work.
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from accelmlf.ablation.rounds import Generation
 from accelmlf.ablation.stopping import MIN_GENERATIONS
 from accelmlf.many_runs.comparison import t_quantile
 from accelmlf.many_runs.pooled import simultaneous
+from accelmlf.many_runs.verdicts import SAME_WITHIN
 from accelmlf.many_runs.warm_run import warm_run
 from accelmlf.run.ceilings import DATA_THERE, FORWARD_ONLY, HALF_BATCH, NO_AUGMENTATION, NO_OPTIMIZER, VARIANTS, WHOLE
 from accelmlf.settings.run import RunConfig
@@ -49,6 +50,11 @@ class Pilot:
             share = 1 - 1 / max(self.ceilings[NO_OPTIMIZER], 1.0)
             return 1 / (1 - share * (1 - left))
         return None
+
+    def hopeless(self, labels: Sequence[str], steps: int) -> dict[str, float]:
+        """Factors that could win no more than two speeds may differ that count as the same, and how much that is."""
+        ceilings = {label: self.ceiling_of(label, steps) for label in labels}
+        return {label: most for label, most in ceilings.items() if most is not None and most < 1 + SAME_WITHIN}
 
 
 def look_ahead(config: RunConfig, weights: str) -> Pilot:
@@ -110,6 +116,10 @@ def in_words(plan: Forecast) -> str:
     """`about 9 min; differences of 2 % or more`."""
     minutes = max(round(plan.seconds / 60), 1)
     return f"about {minutes} min ({plan.generations} generations); differences of {plan.half_width:.1%} or more"
+
+
+def hopeless_in_words(hopeless: Mapping[str, float]) -> list[str]:
+    return [f"{label} has next to nothing to win: at most {most:.2f}x" for label, most in hopeless.items()]
 
 
 def ceilings_in_words(pilot: Pilot) -> str:

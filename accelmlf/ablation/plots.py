@@ -7,9 +7,10 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelmlf.ablation.effects import SAME_WITHIN, VERDICTS, Effect
+from accelmlf.ablation.effects import VERDICTS, Effect
 from accelmlf.ablation.result import Ablation
 from accelmlf.many_runs.comparison import as_ratio
+from accelmlf.many_runs.verdicts import SAME_WITHIN
 from accelmlf.measure.cost import PHASE_COLOURS, PHASES
 
 if TYPE_CHECKING:

@@ -10,10 +10,17 @@ import random
 from collections.abc import Mapping, Sequence
 
 from accelmlf.ablation.designs import Design
-from accelmlf.ablation.effects import SAME_WITHIN, SECONDS_PER_PICTURE, Measured, interval_of
+from accelmlf.ablation.effects import SECONDS_PER_PICTURE, Measured, interval_of
 from accelmlf.ablation.generation import TooManyAtOnceError, Turns, groups_of, joined, take_turns
 from accelmlf.ablation.live import LiveView
-from accelmlf.ablation.pilot import TYPICAL_PROCESS_SD, ceilings_in_words, forecast, in_words, look_ahead
+from accelmlf.ablation.pilot import (
+    TYPICAL_PROCESS_SD,
+    ceilings_in_words,
+    forecast,
+    hopeless_in_words,
+    in_words,
+    look_ahead,
+)
 from accelmlf.ablation.plan import AblationPlan
 from accelmlf.ablation.stopping import rounds_of_next, stop_reason
 from accelmlf.ablation.stored import Kept, kept_generations, record_generation
@@ -120,10 +127,8 @@ def announce_cost(measurement: Measurement, weights: str) -> None:
     say(f"  {in_words(forecast(design, start_s, round_s, num_rounds, variances, **limits))}")
     say(f"  {ceilings_in_words(pilot)}")
     steps = max(config.accumulation_steps for config in plan.configs.values())
-    for label in plan.asked.factors:
-        ceiling = pilot.ceiling_of(label, steps)
-        if ceiling is not None and ceiling < 1 + SAME_WITHIN:
-            say(f"  {label} has next to nothing to win: at most {ceiling:.2f}x")
+    for line in hopeless_in_words(pilot.hopeless(plan.asked.factors, steps)):
+        say(f"  {line}")
 
 
 def one_generation(measurement: Measurement, weights: str, chance: random.Random, view: LiveView) -> list[Turns]:

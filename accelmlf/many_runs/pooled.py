@@ -18,6 +18,10 @@ UNEVEN = 4.0
 """An arm whose variance is so many times that of the others is not pooled with them."""
 
 
+MIN_BLOCKS = 4
+"""With fewer an arm that looks uneven is so by chance too often."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean, its variance, and the degrees of freedom that this was estimated with."""
@@ -71,7 +75,8 @@ class PooledTable:
     @functools.cached_property
     def uneven(self) -> frozenset[str]:
         """Arms that are much noisier than the others: to pool these with them would flatter them."""
-        if len(self.arms) < 3:  # of two arms both residuals are the same
+        # Of two arms both residuals are the same.
+        if len(self.arms) < 3 or self.num_blocks < MIN_BLOCKS:
             return frozenset()
         squares = (self.residuals**2).sum(0)
         others = (squares.sum() - squares) / (len(self.arms) - 1)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.processes import is_of_this_machine
 from accelmlf.many_runs.child_run import Child, run_child
-from accelmlf.many_runs.comparison import CONFIDENCE, Ratio, block_orders, paired_ratio
+from accelmlf.many_runs.comparison import Interval, Ratio, as_ratio, block_orders
 from accelmlf.many_runs.console import left_in_words
+from accelmlf.many_runs.pooled import PooledTable, simultaneous
+from accelmlf.many_runs.verdicts import SPEED_VERDICTS, decided
 from accelmlf.search.console import SearchConsole
 from accelmlf.search.plan import Plan
 from accelmlf.search.space import Point, in_words
@@ -80,14 +82,6 @@ class Candidate:
         walls = [repeat.wall_s for repeat in self.repeats.values() if repeat.wall_s is not None]
         return statistics.geometric_mean(walls) if walls and len(walls) == len(self.repeats) else None
 
-    def speedup_over(self, other: "Candidate", *, confidence: float = CONFIDENCE) -> Ratio | None:
-        """How many times sooner than `other` the target is reached, paired by seed; None with any miss."""
-        if not (self.always_reached and other.always_reached and self.repeats.keys() == other.repeats.keys()):
-            return None
-        seeds = sorted(self.repeats)
-        times = ([arm.repeats[seed].time_s or 0.0 for seed in seeds] for arm in (other, self))
-        return paired_ratio(*times, confidence=confidence)
-
 
 @dataclass(frozen=True)
 class Confirmation:
@@ -110,15 +104,30 @@ class Confirmation:
         return min(timed, key=lambda arm: arm.mean_wall_s or 0.0, default=None)
 
     @property
-    def is_faster(self) -> bool:
-        """Whether the winner beats the recipe, the choice among several candidates paid for (Bonferroni, Holm's
-        first step): the best of three that are no better than the recipe would pass at 95 % twice as often.
+    def num_candidates(self) -> int:
+        """The arms beside the recipe's own, also those that missed the target: the winner was chosen among all."""
+        return len(self.arms) - 1
+
+    def speedup(self, arm: Candidate) -> Ratio | None:
+        """How many times sooner than by the recipe the target is reached; None where either missed it.
+
+        The intervals of all candidates hold together in 95 % of confirmations.
         """
-        candidates = len(self.arms) - 1
-        if self.winner.is_recipe or not candidates:
-            return False
-        ratio = self.winner.speedup_over(self.recipe, confidence=1 - (1 - CONFIDENCE) / candidates)
-        return ratio is not None and ratio.low is not None and ratio.low > 1
+        interval = self._log_speedup(arm)
+        return None if interval is None else as_ratio(interval)
+
+    def verdict(self, arm: Candidate) -> str | None:
+        """What the interval of the speed-up shows, in one of four words; None without a speed-up."""
+        interval = self._log_speedup(arm)
+        return None if interval is None else SPEED_VERDICTS[decided(interval)]
+
+    def _log_speedup(self, arm: Candidate) -> Interval | None:
+        if arm.is_recipe or not (arm.always_reached and self.recipe.always_reached):
+            return None
+        reached = [each for each in self.arms if each.always_reached]
+        table = PooledTable.of({a.name: {s: math.log(r.time_s or 0.0) for s, r in a.repeats.items()} for a in reached})
+        weights = {self.recipe.name: 1.0, arm.name: -1.0}
+        return table.interval(weights, confidence=simultaneous(self.num_candidates)) if table.num_blocks else None
 
 
 def best_points(records: Sequence[TrialRecord]) -> list[Point]:

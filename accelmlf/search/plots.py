@@ -129,7 +129,7 @@ def draw_confirmation(confirmation: Confirmation, target: float, path: Path) -> 
         if arm.mean_s is not None:
             axis.barh(row, arm.mean_s, color=colour, alpha=0.35, height=0.6)
         axis.plot(arm.reached_s, [row] * len(arm.reached_s), "o", color=colour, markersize=5)
-        ratio = None if arm.is_recipe else arm.speedup_over(confirmation.recipe)
+        ratio = confirmation.speedup(arm)
         missed = len(arm.repeats) - len(arm.reached_s)
         note = f"missed in {missed} of {len(arm.repeats)}" if missed else "" if ratio is None else str(ratio)
         axis.text(max(arm.reached_s, default=0.0), row, f"  {note}", va="center", fontsize=9)

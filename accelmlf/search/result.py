@@ -109,7 +109,7 @@ class Result:
             figures["confirmed_reached"] = len(winner.reached_s)
             figures["confirmed_repeats"] = len(winner.repeats)
             figures["recipe_time_to_accuracy_s"] = self.confirmation.recipe.mean_s
-            if not winner.is_recipe and (ratio := winner.speedup_over(self.confirmation.recipe)) is not None:
+            if (ratio := self.confirmation.speedup(winner)) is not None:
                 figures |= {"speedup": ratio.value, "speedup_low": ratio.low, "speedup_high": ratio.high}
         return {name: value for name, value in figures.items() if value is not None}
 
@@ -147,16 +147,20 @@ def verdict_of(confirmation: Confirmation) -> str:
         return "no setting reached the target with fresh seeds: the search had lucky ones"
     if winner.is_recipe:
         return "no setting that the search found is confirmed to be faster than the recipe's own"
-    ratio = winner.speedup_over(recipe)
+    ratio = confirmation.speedup(winner)
     if ratio is None:
         counts = " and ".join(f"{len(arm.reached_s)} of {len(arm.repeats)}" for arm in (winner, recipe))
         return f"winner: {winner.name}; it and the recipe reached the target in {counts} runs: no ratio of times"
-    if ratio.low is None or ratio.high is None:
-        return f"winner: {winner.name}, {ratio} the recipe's speed in one run: no claim from one run"
-    says = "faster than the recipe" if confirmation.is_faster else "no difference from the recipe is shown"
-    candidates = len(confirmation.arms) - 1
-    paid = f"; the verdict pays for the choice among {candidates}" if candidates > 1 else ""
-    return f"winner: {winner.name}: {ratio}, {says} (95 % paired t interval, {ratio.pairs} seeds{paid})"
+    measured = f"winner: {winner.name}, {ratio} the recipe's speed"
+    if ratio.pairs == 1:
+        return f"{measured} in one run: no claim from one run"
+    found = f"{measured}: {confirmation.verdict(winner)} (95 % interval, {ratio.pairs} seeds"
+    if confirmation.num_candidates == 1:
+        return f"{found})"
+    return (
+        f"{found}; picked as the best of {confirmation.num_candidates}, so the point is on the optimistic side; "
+        "the interval holds for all of them together)"
+    )
 
 
 def wall_note(confirmation: Confirmation) -> list[str]:

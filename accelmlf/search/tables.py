@@ -17,9 +17,9 @@ def trial_table(records: Sequence[TrialRecord]) -> list[str]:
 
 
 def confirmation_table(confirmation: Confirmation) -> list[str]:
-    """A line per arm: its time at each seed, the test accuracy then, its ratio to the recipe."""
+    """A line per arm: its time at each seed, the test accuracy then, its verdict and ratio against the recipe."""
     heading = ["confirmed", "training until the target", "test accuracy then", "against the recipe"]
-    rows = [[arm.name, _times(arm), _accuracies(arm), _ratio(arm, confirmation.recipe)] for arm in confirmation.arms]
+    rows = [[arm.name, _times(arm), _accuracies(arm), _speedup(arm, confirmation)] for arm in confirmation.arms]
     return aligned([heading, *rows])
 
 
@@ -35,11 +35,13 @@ def _accuracies(arm: Candidate) -> str:
     return ", ".join(f"{accuracy:.4f}" for accuracy in known if accuracy is not None)
 
 
-def _ratio(arm: Candidate, recipe: Candidate) -> str:
+def _speedup(arm: Candidate, confirmation: Confirmation) -> str:
     if arm.is_recipe:
         return ""
-    ratio = arm.speedup_over(recipe)
-    return f"reached in {len(arm.reached_s)} of {len(arm.repeats)}" if ratio is None else str(ratio)
+    ratio = confirmation.speedup(arm)
+    if ratio is None:
+        return f"reached in {len(arm.reached_s)} of {len(arm.repeats)}"
+    return f"{confirmation.verdict(arm)}: {ratio}"
 
 
 def write_trials(path: Path, records: Sequence[TrialRecord], space: SearchSpace) -> None:

@@ -2,6 +2,8 @@
 
 import math
 import multiprocessing
+import random
+import re
 import threading
 import time
 import uuid
@@ -9,10 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
+from scipy.stats import t
 
 from accelmlf.errors import ProcessKilledError
 from accelmlf.machine.processes import identity
+from accelmlf.many_runs.comparison import Ratio
+from accelmlf.many_runs.verdicts import SPEED_VERDICTS
 from accelmlf.search.confirmation import (
     NUM_BEST,
     Candidate,
@@ -79,19 +85,11 @@ def test_a_candidate_with_a_miss_has_no_mean_and_no_ratio() -> None:
     assert sure.mean_s == pytest.approx(6.0)
     assert (unsure.mean_s, none.mean_s) == (None, None)
     assert unsure.reached_s == [4.0]
-    recipe = candidate(OWN, 8.0, 18.0)
-    ratio = sure.speedup_over(recipe)
+    found = Confirmation([sure, unsure, none, candidate(OWN, 8.0, 18.0)])
+    ratio = found.speedup(sure)
     assert ratio is not None and ratio.value == pytest.approx(2.0)
-    assert unsure.speedup_over(recipe) is recipe.speedup_over(unsure) is None
-
-
-def test_a_ratio_is_paired_by_seed_and_not_by_order() -> None:
-    one, other = candidate(FAST, 1.0, 10.0), candidate(OWN, 2.0, 20.0)
-    other.repeats = dict(reversed(other.repeats.items()))
-    ratio = one.speedup_over(other)
-    assert ratio is not None and ratio.low == pytest.approx(2.0)
-    other.repeats = {seed + 1: repeat for seed, repeat in other.repeats.items()}  # the control: other seeds
-    assert one.speedup_over(other) is None
+    assert [found.speedup(arm) for arm in found.arms[1:]] == [None] * 3
+    assert Confirmation([sure, candidate(OWN, None, 18.0)]).speedup(sure) is None
 
 
 def test_what_a_run_has_not_logged_is_absent_from_its_repeat() -> None:
@@ -120,25 +118,115 @@ def test_the_soonest_on_the_wall_need_not_be_the_winner(
     assert Confirmation(arms).winner.point == FAST
 
 
-def times_around(log_ratio: float, spread: float) -> list[float]:
-    """Three times whose ratios to 10 s have this mean and this standard deviation, as logarithms."""
-    return [10 * math.exp(-log_ratio + step * spread) for step in (-1, 0, 1)]
+# --- the speed-up over the recipe ---
 
 
-@pytest.mark.parametrize(
-    ("num_others", "spread", "expected"),
-    [
-        (0, 0.09, True),  # 95 % interval of log ratios: 0.3 +- 4.30 x 0.052
-        (1, 0.09, False),  # 97.5 %: 0.3 +- 6.21 x 0.052
-        (2, 0.09, False),  # 98.3 %: 0.3 +- 7.65 x 0.052
-        (2, 0.03, True),
-        (0, 0.3, False),
-    ],
-)
-def test_a_winner_that_was_chosen_among_more_has_more_to_show(num_others: int, spread: float, expected: bool) -> None:
-    winner, recipe = candidate(FAST, *times_around(0.3, spread)), candidate(OWN, 10.0, 10.0, 10.0)
-    others = [candidate({**SLOW, "accumulation_steps": n}, 9.0, 9.1, 9.2) for n in range(1, num_others + 1)]
-    assert Confirmation([winner, *others, recipe]).is_faster is expected
+def points(count: int) -> list[Point]:
+    return [{**SLOW, "accumulation_steps": number + 2} for number in range(count)]
+
+
+def test_a_ratio_is_paired_by_seed_and_not_by_order() -> None:
+    one, other = candidate(FAST, 1.0, 10.1), candidate(OWN, 2.0, 20.0)
+    paired = Confirmation([one, other]).speedup(one)
+    assert paired is not None and paired.low is not None and paired.value == pytest.approx(2.0, rel=0.01)
+    other.repeats = dict(reversed(other.repeats.items()))
+    assert Confirmation([one, other]).speedup(one) == paired
+    other.repeats = {3 - seed: repeat for seed, repeat in other.repeats.items()}  # the control: as run, not by seed
+    torn = Confirmation([one, other]).speedup(one)
+    assert torn is not None and torn.low is not None and torn.low < 0.01 * paired.low
+    other.repeats = {seed + 2: repeat for seed, repeat in other.repeats.items()}
+    assert Confirmation([one, other]).speedup(one) is None
+
+
+TIMES_S = {"fast": (5.0, 5.6, 4.9), "slow": (9.0, 8.1, 9.2), "own": (10.0, 10.4, 9.5)}
+
+
+def three_arms(times_s: dict[str, tuple[float | None, ...]]) -> Confirmation:
+    return Confirmation([candidate(p, *times_s[name]) for p, name in ((FAST, "fast"), (SLOW, "slow"), (OWN, "own"))])
+
+
+def test_the_interval_is_that_of_the_least_squares_of_blocks_and_arms() -> None:
+    found = three_arms(TIMES_S)  # type: ignore[arg-type]
+    logs = np.log([TIMES_S[name] for name in ("own", "fast", "slow")])
+    rows = [np.r_[np.eye(3)[block], np.eye(3)[arm, 1:]] for arm in range(3) for block in range(3)]
+    effects, squares, _, _ = np.linalg.lstsq(np.array(rows), logs.ravel(), rcond=None)
+    degrees = 9 - 5
+    error = math.sqrt(squares[0] / degrees * 2 / 3)
+    for arm, effect in zip(found.arms, effects[3:], strict=False):
+        ratio = found.speedup(arm)
+        for of_each, fits in ((0.05 / 2, True), (0.05, False)):  # the control: not corrected for two candidates
+            half = t.ppf(1 - of_each / 2, degrees) * error
+            expected = np.exp([-effect, -effect - half, -effect + half])
+            assert ratio is not None
+            assert ((ratio.value, ratio.low, ratio.high) == pytest.approx(tuple(expected))) is fits
+
+
+def test_what_slows_a_whole_block_changes_no_interval() -> None:
+    disturbed = {name: (3 * times[0], *times[1:]) for name, times in TIMES_S.items()}
+    plain, slowed = three_arms(TIMES_S), three_arms(disturbed)  # type: ignore[arg-type]
+    for one, other in zip(plain.arms[:2], slowed.arms[:2], strict=True):
+        ratio, again = plain.speedup(one), slowed.speedup(other)
+        assert ratio is not None and again is not None
+        assert (again.value, again.low, again.high) == pytest.approx((ratio.value, ratio.low, ratio.high))
+    alone = three_arms({**TIMES_S, "own": disturbed["own"]})  # the control: only one arm is slowed
+    assert alone.speedup(alone.winner) != pytest.approx(plain.speedup(plain.winner))
+
+
+def test_an_arm_with_a_miss_does_not_disturb_the_others() -> None:
+    def speedup_beside(*slow: float | None) -> Ratio | None:
+        found = three_arms({**TIMES_S, "slow": slow})
+        assert (found.speedup(found.arms[1]) is None) is (None in slow)
+        return found.speedup(found.winner)
+
+    expected = speedup_beside(None, None, None)
+    assert expected is not None and expected.pairs == 3
+    assert speedup_beside(9.0, None, 9.2) == speedup_beside(900.0, 0.1, None) == expected
+    assert speedup_beside(9.0, 30.0, 9.2) != expected  # the control: without a miss its noise counts
+
+
+def test_a_winner_that_was_chosen_among_more_has_more_to_show() -> None:
+    """Those beside it have missed, so they bring no residual: only their number differs."""
+    winner, recipe = candidate(FAST, 7.0, 7.6, 7.3), candidate(OWN, 9.0, 8.0, 9.0)
+    found = [Confirmation([winner, *(candidate(p, None, 1.0, 1.0) for p in points(n)), recipe]) for n in range(3)]
+    ratios = [each.speedup(each.winner) for each in found]
+    lows = [ratio.low for ratio in ratios if ratio is not None and ratio.low is not None]
+    assert lows == sorted(set(lows), reverse=True) and len(lows) == 3
+    assert len({ratio.value for ratio in ratios if ratio is not None}) == 1
+
+
+def simulated(chance: random.Random) -> Confirmation:
+    """Three blocks of the recipe and of three candidates that are no better."""
+    blocks = [chance.gauss(3, 0.5) for _ in range(3)]
+    arms = [
+        candidate(point, *(math.exp(block + chance.gauss(0, 0.1)) for block in blocks)) for point in (OWN, *points(3))
+    ]
+    return Confirmation(sorted(arms, key=lambda arm: arm.mean_s or math.inf))
+
+
+def test_the_best_of_three_that_are_no_better_is_called_faster_in_five_of_a_hundred_confirmations_at_most() -> None:
+    chance, studies = random.Random(7), 2_000
+    called, of_one = 0, 0
+    for found in (simulated(chance) for _ in range(studies)):
+        called += found.verdict(found.winner) == "faster"
+        # The control: as if nothing had been chosen.
+        of_one += Confirmation([found.winner, found.recipe]).verdict(found.winner) == "faster"
+    assert called / studies <= 0.05 < of_one / studies
+
+
+def test_a_verdict_is_what_the_printed_limits_say() -> None:
+    chance, seen = random.Random(8), set[str | None]()
+    for spread in (0.001, 0.03, 0.3) * 30:
+        speeds = [0.0, *(chance.gauss(0, spread) for _ in range(3))]
+        times = [[math.exp(2 - speed + chance.gauss(0, spread / 3)) for _ in range(3)] for speed in speeds]
+        found = Confirmation([candidate(p, *times_s) for p, times_s in zip((OWN, *points(3)), times, strict=True)])
+        for arm in found.arms[1:]:
+            low, high = (float(text) for text in re.findall(r"[\d.]+", str(found.speedup(arm)))[1:])
+            seen.add(verdict := found.verdict(arm))
+            assert verdict != "faster" or low >= 1
+            assert verdict != "slower" or high <= 1
+            assert verdict != "not decided yet" or low <= 1 <= high
+            assert verdict != "the same within 2 %" or (low >= 0.98 and high <= 1.02)
+    assert seen == set(SPEED_VERDICTS)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +241,9 @@ def test_a_winner_that_was_chosen_among_more_has_more_to_show(num_others: int, s
     ids=["the recipe wins", "the recipe alone", "one seed", "a miss of the recipe", "a miss of the winner"],
 )
 def test_without_an_interval_nothing_is_faster(arms: list[Candidate]) -> None:
-    assert not Confirmation(arms).is_faster
-    assert Confirmation([candidate(FAST, 5.0, 5.1), candidate(OWN, 10.0, 10.1)]).is_faster  # the control
+    assert Confirmation(arms).verdict(arms[0]) in (None, "not decided yet")
+    clear = Confirmation([candidate(FAST, 5.0, 5.1), candidate(OWN, 10.0, 10.1)])  # the control
+    assert clear.verdict(clear.winner) == "faster"
 
 
 # --- blocks, in a real store ---

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import optuna
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from accelmlf.search.confirmation import Candidate, Confirmation, Repeat
@@ -205,6 +206,22 @@ def test_a_confirmation_shows_each_seed_and_each_miss(tmp_path: Path) -> None:
     assert np.array_equal(bars(path, arm(FAST, 5.0, 5.5), arm(OWN, 10.0, 12.0)), plain)
     assert not np.array_equal(bars(path, arm(FAST, 5.0, 6.5), arm(OWN, 10.0, 12.0)), plain)
     assert not np.array_equal(bars(path, arm(FAST, 5.0, None), arm(OWN, 10.0, 12.0)), plain)
+
+
+def test_a_confirmation_shows_the_interval_of_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    save = Figure.savefig
+
+    def savefig(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        shown.extend(text.get_text().strip() for axis in figure.axes for text in axis.texts)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    arms = [arm(FAST, 5.0, 5.5, 5.2), arm(LONG, 6.0, 6.2, 5.9), arm(OWN, 10.0, 12.0, 10.5)]
+    bars(tmp_path / "confirmation.png", *arms)
+    confirmation = Confirmation(arms)
+    assert shown == [*(str(confirmation.speedup(each)) for each in arms[:2]), ""]
+    assert str(Confirmation([arms[0], arms[2]]).speedup(arms[0])) not in shown  # the control: not chosen among two
 
 
 LONG: Point = {**FAST, "learning_rate": 0.00123, "amp:bf16": True, "channels_last": True}

@@ -19,6 +19,7 @@ from accelmlf.search.result import Result, draw, verdict_of, write_tables
 from accelmlf.search.settings import TuneConfig
 from accelmlf.search.space import Point, SearchSpace, make_space
 from accelmlf.search.study import TARGET_CONSTRAINT, distributions, open_study, records
+from accelmlf.search.tables import confirmation_table
 from accelmlf.search.trials import TrialRecord
 from accelmlf.settings.fields import parse_setting, settable_fields
 from accelmlf.settings.recipes import resolve
@@ -42,12 +43,21 @@ def plan(tune: TuneConfig | None = None, sets: Sequence[TechniqueList] = (), **g
     [
         (
             [make_arm(FAST, 5.0, 5.1, 5.2), make_own(10.0, 10.3, 10.2)],
-            "winner: batch 64 x 1: 1.99x [1.92, 2.07], faster than the recipe (95 % paired t interval, 3 seeds)",
+            "winner: batch 64 x 1, 1.99x [1.92, 2.07] the recipe's speed: faster (95 % interval, 3 seeds)",
+        ),
+        (
+            [make_arm(FAST, 5.0, 5.1, 5.2), make_arm(SLOW, None, 9.1, 9.2), make_own(10.0, 10.3, 10.2)],
+            "winner: batch 64 x 1, 1.99x [1.89, 2.10] the recipe's speed: faster (95 % interval, 3 seeds; picked as "
+            "the best of 2, so the point is on the optimistic side; the interval holds for all of them together)",
+        ),
+        (
+            [make_arm(FAST, 10.0, 10.28, 10.18), make_own(10.0, 10.3, 10.2)],
+            "winner: batch 64 x 1, 1.001x [0.999, 1.004] the recipe's speed: the same within 2 % "
+            "(95 % interval, 3 seeds)",
         ),
         (
             [make_arm(FAST, 5.0, 14.0, 5.2), make_own(10.0, 10.3, 10.2)],
-            "winner: batch 64 x 1: 1.42x [0.34, 5.89], no difference from the recipe is shown "
-            "(95 % paired t interval, 3 seeds)",
+            "winner: batch 64 x 1, 1.42x [0.34, 5.89] the recipe's speed: not decided yet (95 % interval, 3 seeds)",
         ),
         (
             [make_own(10.0, 10.3, 10.2), make_arm(FAST, 15.0, 15.1, 15.2)],
@@ -67,7 +77,17 @@ def plan(tune: TuneConfig | None = None, sets: Sequence[TechniqueList] = (), **g
             "winner: batch 64 x 1; it and the recipe reached the target in 1 of 2 and 0 of 2 runs: no ratio of times",
         ),
     ],
-    ids=["faster", "too noisy", "the recipe", "the recipe alone", "one seed", "a miss of the recipe", "misses of both"],
+    ids=[
+        "faster",
+        "the best of two",
+        "the same",
+        "too noisy",
+        "the recipe",
+        "the recipe alone",
+        "one seed",
+        "a miss of the recipe",
+        "misses of both",
+    ],
 )
 def test_the_verdict_says_no_more_than_was_measured(arms: list[Candidate], sentence: str) -> None:
     assert verdict_of(Confirmation(arms)) == sentence
@@ -84,12 +104,24 @@ def test_the_verdict_says_no_more_than_was_measured(arms: list[Candidate], sente
 )
 def test_only_an_interval_above_one_makes_a_winner_faster(arms: list[Candidate]) -> None:
     clear = verdict_of(Confirmation([make_arm(FAST, 5.0, 5.1, 5.2), make_own(10.0, 10.3, 10.2)]))
-    assert ", faster than the recipe" in clear
-    assert ", faster than the recipe" not in verdict_of(Confirmation(arms))
+    assert "the recipe's speed: faster" in clear
+    assert "the recipe's speed: faster" not in verdict_of(Confirmation(arms))
 
 
 def test_what_never_reached_the_target_again_is_no_winner() -> None:
     assert "winner" not in verdict_of(Confirmation([make_arm(FAST, None, None, None), make_own(None, None, None)]))
+
+
+def test_table_verdict_and_metrics_give_one_interval() -> None:
+    arms = [make_arm(FAST, 5.0, 5.1, 5.4), make_arm(SLOW, 8.0, 8.1, 7.8), make_own(10.0, 10.3, 9.8)]
+    confirmation = Confirmation(arms)
+    result, ratio = Result(plan(), REACHED, confirmation, "n_trials"), confirmation.speedup(arms[0])
+    assert ratio is not None and str(ratio) in result.verdict
+    assert f"faster: {ratio}" in next(line for line in confirmation_table(confirmation) if "64 x 1" in line)
+    figures = result.metrics()
+    assert (figures["speedup"], figures["speedup_low"], figures["speedup_high"]) == (ratio.value, ratio.low, ratio.high)
+    alone = Confirmation([arms[0], arms[2]])  # the control: another confidence and another residual
+    assert str(alone.speedup(arms[0])) not in result.as_text()
 
 
 # --- the result ---
@@ -337,7 +369,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made, database = tmp_path_factory.mktemp("artifacts"), tmp_path_factory.mktemp("database")
     own_plan = plan()
     study = study_of(REACHED, own_plan.space, database)
-    confirmation = Confirmation([make_arm(FAST, 5.0, 5.1), make_arm(SLOW, 7.0, None), make_own(10.0, 10.2)])
+    confirmation = Confirmation([make_arm(FAST, 5.0, 5.1), make_arm(SLOW, 7.0, None), make_own(10.0, 10.3)])
     result = Result(own_plan, records(study, own_plan.space), confirmation, "n_trials")
     write_tables(made, result, study)
     draw(made, result, study)
@@ -366,7 +398,8 @@ def test_the_json_says_what_the_study_is_about_and_who_won(folder: Path) -> None
 def test_the_summary_is_the_text_of_the_console(folder: Path) -> None:
     text = (folder / "summary.txt").read_text()
     assert "to reproduce the winner: scripts/run -e resnet50 -P " in text
-    assert "winner: batch 64 x 1: 2.00x [2.00, 2.00], faster than the recipe (95 % paired t interval, 2 seeds; " in text
+    assert "winner: batch 64 x 1, 2.01x [1.78, 2.28] the recipe's speed: faster (95 % interval, 2 seeds; " in text
+    assert "faster: 2.01x [1.78, 2.28]" in text
 
 
 @pytest.mark.parametrize("found", [[], MISSED], ids=["nothing", "misses"])

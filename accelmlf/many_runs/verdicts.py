@@ -1,0 +1,21 @@
+"""Verdicts on a speed-up in four words, read off the interval that is printed beside them."""
+
+import math
+
+from accelmlf.many_runs.comparison import Interval
+
+SAME_WITHIN = 0.02
+"""Two speeds that differ by no more are the same to whoever has to choose."""
+FASTER, SLOWER, SAME, UNDECIDED = range(4)
+SPEED_VERDICTS = ("faster", "slower", f"the same within {100 * SAME_WITHIN:g} %", "not decided yet")
+"""In the order of FASTER, SLOWER, SAME and UNDECIDED."""
+
+
+def decided(interval: Interval) -> int:
+    """What an interval of the logarithm of a speed-up shows; what is shown to be within 2 % is the same."""
+    if interval.low is None or interval.high is None:
+        return UNDECIDED
+    margin = math.log1p(SAME_WITHIN)
+    if -margin <= interval.low and interval.high <= margin:
+        return SAME
+    return FASTER if interval.low > 0 else SLOWER if interval.high < 0 else UNDECIDED
