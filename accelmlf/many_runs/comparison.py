@@ -75,17 +75,6 @@ def t_quantile(confidence: float, degrees: float) -> float:
     return float(t.ppf((1 + confidence) / 2, degrees))
 
 
-def paired_ratio(
-    numerators: Sequence[float], denominators: Sequence[float], *, confidence: float = CONFIDENCE
-) -> Ratio:
-    """Geometric mean of numerator / denominator with its paired t interval on log ratios.
-
-    Pairs belong together (one block, one seed), so that what disturbs both alike cancels.
-    """
-    logs = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
-    return as_ratio(t_interval(logs, confidence=confidence))
-
-
 def as_ratio(of_logs: Interval) -> Ratio:
     """An interval of logarithms as one of ratios."""
     low, high = (None if limit is None else math.exp(limit) for limit in (of_logs.low, of_logs.high))
