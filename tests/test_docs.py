@@ -91,6 +91,8 @@ def test_every_file_that_a_text_names_is_there(name: str) -> None:
     for found in re.findall(r"`((?:accelmlf|tests|examples|scripts|docs)/[\w/]+\.\w+)`", TEXTS[name]):
         assert (ROOT / found).exists(), found
     for module, after in re.findall(rf"`((?:{rooms})/\w+)(?:\.(\w+))?`", TEXTS[name]):
+        if (name, module.partition("/")[0]) == ("docs/records.md", "machine"):
+            continue  # there it is a group of metrics
         path = ROOT / f"accelmlf/{module}.py"
         assert path.exists(), module
         assert after in ("", "py") or re.search(rf"\b{after}\b", path.read_text()), f"{module}.{after}"

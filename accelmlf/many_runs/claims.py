@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
+from accelmlf.machine.presence import MAX_MISSING_SHARE
 from accelmlf.many_runs.comparison import MIN_REPEATS
 from accelmlf.text import counted
 from accelmlf.tracking.stored_runs import StoredRun
@@ -32,6 +33,23 @@ def shared_gpu(run: StoredRun) -> str | None:
     return f"{others} other process{'es' * (others != 1)} on the GPU" if others > 0 else None
 
 
+def missing_cores(run: StoredRun) -> str | None:
+    share = run.metrics.get("missing_cores_share", 0.0)
+    if share <= MAX_MISSING_SHARE:
+        return None
+    return f"cores missing: {share:.0%} of the processor time it asked for went to others"
+
+
+SLOWDOWNS = {0x8: "hardware", 0x20: "heat, by the driver", 0x40: "heat, by the hardware", 0x80: "power brake"}
+"""NVML's bits (nvmlClocksEventReasons) for a GPU in trouble. A power cap is none: large GPUs train at theirs."""
+
+
+def slowed_gpu(run: StoredRun) -> str | None:
+    bits = int(run.metrics.get("gpu_throttle_reasons", 0))
+    reasons = [reason for bit, reason in SLOWDOWNS.items() if bits & bit]
+    return f"GPU slowed down: {', '.join(reasons)}" if reasons else None
+
+
 def code_not_committed(run: StoredRun) -> str | None:
     if COMMIT not in run.tags:
         return "code without a commit"
@@ -44,6 +62,8 @@ RUN_CHECKS: tuple[Callable[[StoredRun], str | None], ...] = (
     skipped_technique,
     unexplained_time,
     shared_gpu,
+    missing_cores,
+    slowed_gpu,
     code_not_committed,
 )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from accelmlf.machine.presence import MissingCores
 from accelmlf.measure.records import EpochMetrics
 from accelmlf.text import say
 
@@ -25,12 +26,13 @@ class RunsConsole:
     def __init__(self) -> None:
         self.bar: tqdm[Any] = tqdm(disable=True)
         self.told_s = time.monotonic()
+        self.missing_cores = MissingCores()
 
     say = staticmethod(say)
 
     def begins(self, name: str, what: str, num_epochs: int, left: str = "") -> None:
         """A run in a process of its own."""
-        self.told_s = time.monotonic()
+        self.told_s, self.missing_cores = time.monotonic(), MissingCores()
         say(f"{name}: {what}{left}")
         self.bar.close()
         self.bar = tqdm(desc=name, total=num_epochs, unit=" epochs", leave=False, disable=None, dynamic_ncols=True)
@@ -39,6 +41,8 @@ class RunsConsole:
         state = f"accuracy {epoch.quality.accuracy:.4f}, {epoch.elapsed_train_s:.1f} s of training"
         self.bar.update()
         self.bar.set_postfix_str(state)
+        if note := self.missing_cores.note(epoch.epoch, epoch.cost.presence):
+            say(f"  {note}")
         if self.bar.disable and time.monotonic() - self.told_s >= TELL_EVERY_S:
             say(f"  epoch {epoch.epoch}: {state}")
             self.told_s = time.monotonic()

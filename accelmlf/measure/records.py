@@ -1,8 +1,8 @@
 """What passes between the rooms: the record of an epoch, of a run, of its data."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from accelmlf.measure.cost import Cost
+from accelmlf.measure.cost import Cost, GpuState
 from accelmlf.measure.quality import Quality
 
 MAX_OTHER_SHARE = 0.02
@@ -57,7 +57,7 @@ class EpochMetrics:
 
     def as_metrics(self) -> dict[str, float]:
         """Every figure by its logged name; what was not captured is absent."""
-        cost = self.cost
+        cost, gpu = self.cost, self.cost.gpu_state or GpuState()
         figures: dict[str, float | None] = {
             "train/loss": self.train_loss,
             "train/learning_rate": self.learning_rate,
@@ -75,6 +75,11 @@ class EpochMetrics:
             "memory/gpu_peak_reserved_mib": cost.gpu_peak_reserved_mib,
             "memory/host_peak_mib": cost.host_peak_mib,
             "energy/gpu_joules": cost.gpu_joules,
+            "machine/gpu_sm_clock_mhz": gpu.sm_clock_mhz,
+            "machine/gpu_temperature_c": gpu.temperature_c,
+            "machine/gpu_throttle_reasons": gpu.throttle_reasons,
+            "machine/missing_cores_share": cost.missing_cores_share,
+            **{f"machine/{name}": value for name, value in (asdict(cost.presence) if cost.presence else {}).items()},
         }
         return {name: value for name, value in figures.items() if value is not None}
 
@@ -138,6 +143,8 @@ class RunSummary:
             "peak_gpu_reserved_mib": total.gpu_peak_reserved_mib,
             "peak_host_mib": total.host_peak_mib,
             "other_gpu_processes": total.other_gpu_processes,
+            "gpu_throttle_reasons": None if total.gpu_state is None else total.gpu_state.throttle_reasons,
+            "missing_cores_share": total.missing_cores_share,
             "warmup_s": self.warmup_s,
             "setup_s": self.setup_s,
             "tracking_s": self.tracking_s,

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from accelmlf.data.batches import Batch
+from accelmlf.machine.presence import MissingCores
 from accelmlf.measure.cost import Cost
 from accelmlf.measure.records import MAX_OTHER_SHARE, EpochMetrics, RunSummary
 from accelmlf.run.workload import Workload
@@ -25,6 +26,7 @@ class Console:
         self.quiet = quiet
         self.started_s = time.perf_counter()
         self.num_images = self.num_epochs = 0
+        self.missing_cores = MissingCores()
         self.bar: tqdm[Any] = tqdm(disable=True)
 
     def opening(self, config: RunConfig, skipped: Sequence[Skipped]) -> None:
@@ -66,6 +68,8 @@ class Console:
             f"{cost.train_s:.2f} s ({phase_shares(cost.phases_s, cost.train_s)})  "
             f"{cost.images_per_s:,.0f} images/s  left {tqdm.format_interval(left_s)}"
         )
+        if note := self.missing_cores.note(epoch.epoch, cost.presence):
+            self.say(note)
         if epoch.epoch < self.num_epochs:
             self.bar = self._bar(epoch.epoch + 1, f"loss {epoch.train_loss:.4f}")
 

@@ -1,5 +1,8 @@
-"""A server of processes that a test starts by itself."""
+"""A server of processes that a test starts by itself, and a core that is shared with a busy neighbour."""
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,3 +31,22 @@ def fresh_server(**variables: str) -> Iterator[None]:
             yield
         finally:
             server._stop()
+
+
+@contextmanager
+def on_one_core(*, neighbour: bool) -> Iterator[None]:
+    """This thread has one core, alone or with a process that never rests: each then has half of it."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        if neighbour:
+            with subprocess.Popen([sys.executable, "-c", "print('busy', flush=True)\nwhile True: pass"],
+                                  stdout=subprocess.PIPE) as busy:  # fmt: skip
+                assert busy.stdout is not None
+                busy.stdout.readline()
+                yield
+                busy.kill()
+        else:
+            yield
+    finally:
+        os.sched_setaffinity(0, cores)

@@ -18,6 +18,14 @@ FOUND: list[Found] = [  # the check, tags and metrics of a run, what is said
     ("unexplained_time", {"accelmlf.unfit": "phases leave 3.1% of it"}, {}, "phases leave 3.1% of it"),
     ("shared_gpu", {}, {"other_gpu_processes": 1}, "1 other process on the GPU"),
     ("shared_gpu", {}, {"other_gpu_processes": 2}, "2 other processes on the GPU"),
+    (
+        "missing_cores",
+        {},
+        {"missing_cores_share": 0.43},
+        "cores missing: 43% of the processor time it asked for went to others",
+    ),
+    ("slowed_gpu", {}, {"gpu_throttle_reasons": 0x45}, "GPU slowed down: heat, by the hardware"),
+    ("slowed_gpu", {}, {"gpu_throttle_reasons": 0xA8}, "GPU slowed down: hardware, heat, by the driver, power brake"),
     ("code_not_committed", {"accelmlf.code.uncommitted_changes": "true"}, {}, "code not committed"),
     ("code_not_committed", {"accelmlf.code.uncommitted_changes": None}, {}, "code not committed"),
     ("code_not_committed", {"accelmlf.code.commit": None}, {}, "code without a commit"),
@@ -25,6 +33,8 @@ FOUND: list[Found] = [  # the check, tags and metrics of a run, what is said
 SILENT: list[tuple[Mapping[str, str | None], Mapping[str, float]]] = [
     ({}, {}),
     ({}, {"other_gpu_processes": 0}),
+    ({}, {"missing_cores_share": 0.02}),
+    ({}, {"gpu_throttle_reasons": 0x5}),  # idle, or at its power cap
     ({"accelmlf.skipped_techniques": "none"}, {}),
     ({"accelmlf.config.validation": "split"}, {}),
     ({"accelmlf.unrelated": "true"}, {"unrelated": 7.0}),

@@ -1,10 +1,12 @@
 """What a person sees of many runs: lines in a file, a bar on a terminal, and never both."""
 
+import dataclasses
 import io
 import sys
 
 import pytest
 
+from accelmlf.machine.presence import Presence
 from accelmlf.many_runs import console as runs_console
 from accelmlf.many_runs.console import TELL_EVERY_S, RunsConsole
 from tests.search.makers import make_epoch
@@ -61,6 +63,20 @@ def test_without_a_terminal_a_long_run_says_at_most_once_a_minute_that_it_lives(
     monkeypatch.setattr(runs_console, "TELL_EVERY_S", 0.0)  # the control: it is the minute that keeps it quiet
     console.epoch(make_epoch(5, 0.25, 12.34))
     assert len(lines(capsys)) == 1
+
+
+def test_each_run_says_once_that_others_had_its_cores(capsys: pytest.CaptureFixture[str]) -> None:
+    epoch, console = make_epoch(1, 0.5, 1.0), RunsConsole()
+    presence = Presence(6.0, 0.0, 0, 0, waited_s=4.0, others_s=4.0, stolen_s=0.0, throttled_s=None)
+    crowded = dataclasses.replace(epoch, cost=dataclasses.replace(epoch.cost, presence=presence))
+    for number in (1, 2):
+        console.begins(f"run {number} of 3", "an arm", 3)
+        for each in (epoch, crowded, crowded):
+            console.epoch(each)
+    console.begins("run 3 of 3", "an arm", 3)
+    console.epoch(epoch)
+    said = lines(capsys)
+    assert [line[:9] for line in said] == ["run 1 of ", "  note: 4", "run 2 of ", "  note: 4", "run 3 of "]
 
 
 def test_a_run_that_begins_is_a_sign_of_life_itself(capsys: pytest.CaptureFixture[str]) -> None:

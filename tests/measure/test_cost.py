@@ -1,18 +1,31 @@
 """The clock: synchronised stamps, phases that add up, nothing captured that is not there."""
 
+import gc
 import mmap
 import subprocess
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from accelmlf.machine import presence
 from accelmlf.machine.memory import MIB, host_peak_mib
+from accelmlf.machine.presence import Counters
 from accelmlf.measure.clock import HostClock, stamp_s
-from accelmlf.measure.cost import Cost, Meter, meter_for, nvml_joules, nvml_other_processes, total_of
+from accelmlf.measure.cost import (
+    Cost,
+    GpuState,
+    Meter,
+    meter_for,
+    nvml_joules,
+    nvml_other_processes,
+    nvml_state,
+    total_of,
+)
 from accelmlf.run.loop import train_epochs
 from tests.makers import make_config, make_work
 from tests.measure.makers import FakeDevice
@@ -92,14 +105,134 @@ def test_an_energy_counter_that_fails_in_between_is_no_figure(
     assert meter.cost(1).gpu_joules == joules
 
 
-# --- who else is on the GPU ---
+# --- what the machine gave ---
+
+
+def test_the_processor_time_of_a_stretch_is_counted_off_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeDevice()
+    read, thread_waits_s = Counters.read, presence.thread_waits_s
+
+    def slow_read() -> Counters:
+        device.idle_host(7.0)
+        device.calls.append("count")
+        return read()
+
+    monkeypatch.setattr(Counters, "read", slow_read)
+    meter = Meter(device)
+    with meter:
+        device.give(3.0)
+        sum(range(2_000_000))
+        meter.lap("forward")
+    cost = meter.cost(1)
+    assert cost.train_s == 3.0
+    assert device.calls[:3] == ["count", "synchronize", "now"]
+    assert device.calls[-3:] == ["synchronize", "now", "count"]
+    assert cost.presence is not None and cost.presence.cpu_s > 0.01
+    assert (cost.missing_cores_share is None) == (thread_waits_s() is None)
+
+
+class Cycle:
+    """What only the collector can free."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+@pytest.fixture
+def collections() -> Iterator[list[int]]:
+    """The generation of each collection of garbage, as it begins."""
+    begun: list[int] = []
+
+    def note(phase: str, info: Mapping[str, int]) -> None:
+        if phase == "start":
+            begun.append(info["generation"])
+
+    gc.callbacks.append(note)
+    yield begun
+    gc.callbacks.remove(note)
+
+
+def many_cycles() -> None:
+    for _ in range(20 * gc.get_threshold()[0]):
+        Cycle()
+
+
+def test_no_garbage_is_collected_inside_a_stretch(collections: list[int]) -> None:
+    meter = Meter(HostClock())
+    with meter:
+        collections.clear()
+        many_cycles()
+        assert collections == []
+    many_cycles()
+    assert len(collections) > 5  # the control
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("ends", ["well", "stretch raises", "device raises"])
+def test_afterwards_the_collector_is_as_it_was(before: bool, ends: str) -> None:
+    device = FakeDevice()
+
+    def broken() -> None:
+        raise RuntimeError("device lost")
+
+    (gc.enable if before else gc.disable)()
+    try:
+        meter = Meter(device)
+        try:
+            with meter:
+                assert not gc.isenabled()
+                if ends == "device raises":
+                    device.synchronize = broken  # type: ignore[method-assign]
+                elif ends == "stretch raises":
+                    raise RuntimeError("no memory")
+        except RuntimeError:
+            assert ends != "well"
+        assert gc.isenabled() is before
+    finally:
+        gc.enable()
+
+
+def test_what_a_stretch_has_left_is_freed_before_the_next_and_off_the_clock(collections: list[int]) -> None:
+    freed: list[list[str]] = []
+    device = FakeDevice()
+    meter = Meter(device)
+    with meter:
+        left = Cycle()
+        weakref.finalize(left, lambda: freed.append(list(device.calls)))
+        del left
+    assert freed == []
+    device.calls.clear()
+    collections.clear()
+    with meter:
+        pass
+    assert freed == [[]]  # before the clock was read
+    assert collections[0] == 1
+
+
+# --- who else is on the GPU, and how it does ---
 
 
 class FakeNvml:
     """NVML as it answers on a GPU with so many processes; it can begin to fail."""
 
-    def __init__(self, processes: int) -> None:
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+
+    def __init__(self, processes: int, reasons: int | None = 0x4) -> None:
         self.processes: int | None = processes
+        self.reasons = reasons
+
+    def nvmlDeviceGetClockInfo(self, gpu: str, domain: int) -> int:
+        assert (gpu, domain) == ("the GPU", 1)
+        return 1_980
+
+    def nvmlDeviceGetTemperature(self, gpu: str, sensor: int) -> int:
+        assert (gpu, sensor) == ("the GPU", 0)
+        return 61
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: str) -> int:
+        if self.reasons is None:
+            raise RuntimeError("NVMLError_NotSupported")
+        return self.reasons
 
     def nvmlInit(self) -> None: ...
 
@@ -115,15 +248,58 @@ class FakeNvml:
 
 
 @pytest.fixture
-def count_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeNvml], Callable[[], int | None]]:
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeNvml], None]:
+    """Make that the NVML of the machine, and its GPU one of torch's."""
+
+    def installed(nvml: FakeNvml) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="0123"))
+
+    return installed
+
+
+@pytest.fixture
+def count_on(install: Callable[[FakeNvml], None]) -> Callable[[FakeNvml], Callable[[], int | None]]:
     """The count of other processes as that NVML has it."""
 
     def counted(nvml: FakeNvml) -> Callable[[], int | None]:
-        monkeypatch.setitem(sys.modules, "pynvml", nvml)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="0123"))
+        install(nvml)
         return nvml_other_processes(torch.device("cuda", 0))
 
     return counted
+
+
+@pytest.mark.parametrize("reasons", [0x4, 0, None])
+def test_the_state_of_a_gpu_is_what_it_answers_and_the_rest_is_none(
+    install: Callable[[FakeNvml], None], reasons: int | None
+) -> None:
+    install(FakeNvml(1, reasons))
+    assert nvml_state(torch.device("cuda", 0))() == GpuState(1_980, 61, reasons)
+
+
+def test_without_nvml_a_gpu_has_no_state_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml_state(torch.device("cuda", 0))() is None
+
+
+@pytest.mark.parametrize(
+    ("at_start", "at_end", "known"),
+    [
+        (GpuState(345.0, 60.0, 0x1), GpuState(1_980.0, 70.0, 0x40), GpuState(1_980.0, 70.0, 0x41)),
+        (GpuState(345.0, 80.0, 0x8), GpuState(1_980.0, 70.0, 0), GpuState(1_980.0, 80.0, 0x8)),
+        (None, GpuState(1_980.0), GpuState(1_980.0)),
+        (GpuState(345.0, 60.0, 0x8), None, GpuState(None, 60.0, 0x8)),
+        (None, None, None),
+    ],
+)
+def test_a_gpu_is_looked_at_at_both_ends_and_its_clock_at_the_end_when_it_does_not_idle(
+    at_start: GpuState | None, at_end: GpuState | None, known: GpuState | None
+) -> None:
+    left = iter((at_start, at_end))
+    meter = Meter(HostClock(), gpu_state=lambda: next(left))
+    with meter:
+        meter.lap("forward")
+    assert meter.cost(1).gpu_state == known
 
 
 @pytest.mark.parametrize(("seen", "others"), [(1, 0), (2, 1), (5, 4), (0, None)])
@@ -200,8 +376,20 @@ def test_epochs_together_are_sums_of_what_is_spent_and_peaks_of_what_is_held() -
     assert sum(total.phases_s.values()) + total.other_s == pytest.approx(total.train_s)
 
 
+def test_of_several_epochs_the_slowest_clock_the_highest_temperature_and_every_reason_stay() -> None:
+    states = (GpuState(1_900.0, 60.0, 0x4), None, GpuState(1_700.0, None, 0x20), GpuState(None, 75.0, None))
+    assert total_of([cost(1.0, gpu_state=state) for state in states]).gpu_state == GpuState(1_700.0, 75.0, 0x24)
+
+
+def test_processor_time_that_one_epoch_lacks_is_no_sum() -> None:
+    now = Counters.read()
+    known = now.since(now)
+    assert total_of([cost(1.0, presence=known)] * 2).presence == known
+    assert total_of([cost(1.0, presence=known), cost(1.0)]).presence is None
+
+
 def test_one_epoch_is_itself() -> None:
-    one = cost(3.0, host_peak_mib=5.0, gpu_joules=1.0, other_gpu_processes=0)
+    one = cost(3.0, host_peak_mib=5.0, gpu_joules=1.0, other_gpu_processes=0, gpu_state=GpuState(1_900.0))
     assert total_of([one]) == one
     assert total_of([one, one]) != one
 

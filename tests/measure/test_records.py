@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from accelmlf.ablation.effects import MEASURES
-from accelmlf.measure.cost import PHASES, Cost
+from accelmlf.machine.presence import Presence
+from accelmlf.measure.cost import PHASES, Cost, GpuState
 from accelmlf.measure.records import RunSummary
 from tests.search.makers import make_epoch
 
@@ -23,6 +24,8 @@ TOTAL = Cost(
     gpu_peak_reserved_mib=400.0,
     gpu_joules=1_000.0,
     other_gpu_processes=0,
+    gpu_state=GpuState(1_980.0, 61.0, 0x4),
+    presence=Presence(60.0, 3.0, 500, 40, waited_s=20.0, others_s=10.0, stolen_s=0.0, throttled_s=0.0),
 )
 NUM_EPOCHS = 4
 
@@ -80,6 +83,8 @@ def test_the_median_is_not_the_mean() -> None:
         ("gpu_peak_reserved_mib", "peak_gpu_reserved_mib"),
         ("gpu_joules", "mean_gpu_joules"),
         ("other_gpu_processes", "other_gpu_processes"),
+        ("gpu_state", "gpu_throttle_reasons"),
+        ("presence", "missing_cores_share"),
     ],
 )
 def test_what_was_not_captured_is_absent_and_nothing_else_is(field: str, name: str) -> None:
@@ -119,6 +124,25 @@ def test_a_count_of_nothing_was_captured() -> None:
     assert (figures["other_gpu_processes"], figures["mean_gpu_joules"]) == (0, 0.0)
 
 
+def epoch_figures(total: Cost = TOTAL) -> dict[str, float]:
+    return dataclasses.replace(make_epoch(1, 0.9, 10.0), cost=total, skipped_steps=0).as_metrics()
+
+
+def test_of_the_cores_that_were_missing_an_epoch_and_a_run_have_the_share() -> None:
+    assert epoch_figures()["machine/missing_cores_share"] == summary().as_metrics()["missing_cores_share"] == 0.125
+    assert epoch_figures()["machine/waited_s"] == 20.0
+
+
+def test_of_the_machine_is_absent_what_it_does_not_tell() -> None:
+    presence = dataclasses.replace(TOTAL.presence, waited_s=None)  # type: ignore[type-var]
+    part = dataclasses.replace(TOTAL, presence=presence, gpu_state=GpuState(temperature_c=61.0))
+    unknown = {"machine/" + name for name in ("waited_s", "missing_cores_share")}
+    unknown |= {"machine/gpu_sm_clock_mhz", "machine/gpu_throttle_reasons"}
+    assert epoch_figures().keys() - epoch_figures(part).keys() == unknown
+    nothing = dataclasses.replace(TOTAL, presence=None, gpu_state=None)
+    assert not [name for name in epoch_figures(nothing) if name.startswith("machine/")]
+
+
 def test_every_figure_is_a_number_under_a_name_without_a_prefix() -> None:
     for name, value in summary().as_metrics().items():
         assert "/" not in name
@@ -127,9 +151,8 @@ def test_every_figure_is_a_number_under_a_name_without_a_prefix() -> None:
 
 def test_the_page_of_records_names_every_figure() -> None:
     page = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
-    epoch = dataclasses.replace(make_epoch(1, 0.9, 10.0), cost=TOTAL, skipped_steps=0)
     phase = rf"(time/|mean_)({'|'.join([*PHASES, 'other'])})_s"
-    figures = {re.sub(phase, r"\1<phase>_s", name) for name in (*epoch.as_metrics(), *summary().as_metrics())}
+    figures = {re.sub(phase, r"\1<phase>_s", name) for name in (*epoch_figures(), *summary().as_metrics())}
     assert {"time/<phase>_s", "mean_<phase>_s", "train/loss", "wall_s"} <= figures
     assert figures <= set(re.findall(r"`([^`\s]+)`", page))
     assert set(PHASES) <= set(re.findall(r"\w+", page))

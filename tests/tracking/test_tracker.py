@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from safetensors.torch import load_file
 
 from accelmlf.errors import AccelmlfError, DataError, TrackingError
+from accelmlf.machine.presence import Counters
 from accelmlf.measure.cost import PHASES
 from accelmlf.models.families import build_model
 from accelmlf.run.one_run import one_run
@@ -32,15 +33,19 @@ from accelmlf.tracking.tracker import MADE_UP_NAME, MlflowTracker, close_inherit
 from tests.makers import make_config
 
 ROOT = Path(__file__).parents[2]
+TOLD = {name for name, value in asdict(Counters.read().since(Counters.read())).items() if value is not None}
+"""What this system, or this container, tells of the machine: on Linux all but the limit of a container without one."""
+MISSING = {"missing_cores_share"} if {"waited_s", "others_s", "stolen_s"} <= TOLD else set()
 PER_EPOCH = {
     "train/loss", "train/learning_rate", "eval/loss", "eval/accuracy", "eval/f1_macro", "time/train_s", "time/eval_s",
     *(f"time/{phase}_s" for phase in PHASES), "time/other_s", "time/elapsed_train_s", "throughput/images_per_s",
-    "memory/host_peak_mib",
+    "memory/host_peak_mib", *(f"machine/{name}" for name in TOLD | MISSING),
 }  # fmt: skip
 FINAL = {
     "final_accuracy", "final_f1", "final_loss", "best_eval_accuracy", "reached_target", "total_train_s",
     "median_epoch_s", "warmup_s", "setup_s", "wall_s", "tracking_s", "test_s",
     *(f"mean_{part}_s" for part in ("epoch", *PHASES, "other")), "mean_images_per_s", "peak_host_mib",
+    *MISSING,
 }  # fmt: skip
 AT_TARGET = {"time_to_accuracy_s", "time_to_accuracy_wall_s", "epochs_to_accuracy"}
 ARTIFACTS = {
