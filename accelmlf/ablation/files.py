@@ -16,7 +16,6 @@ PICTURES = {
     "phases.png": "Where the seconds of an epoch go",
     "accuracy.png": "Accuracy against training time",
 }
-OF_STRETCH = "stretch/"
 OF_WHOLE_RUNS = ("accuracy.png",)
 
 
@@ -66,8 +65,8 @@ def write_stretches(path: Path, store: Store, ablation: Ablation) -> None:
     rows: list[dict[str, object]] = []
     for generation, runs in ablation.runs.items():
         for arm, run in runs.items():
-            names = [name for name in run.metrics if name.startswith(OF_STRETCH)]
-            series = {name.removeprefix(OF_STRETCH): store.history(run.run_id, name) for name in sorted(names)}
+            names = sorted(name for name in run.metrics if "/" in name)
+            series = {name.partition("/")[2]: store.history(run.run_id, name) for name in names}
             for number, values in enumerate(zip(*series.values(), strict=True), 1):
                 place = {"generation": generation, "round": number, "arm": arm, "run_id": run.run_id}
                 rows.append(place | dict(zip(series, values, strict=True)))

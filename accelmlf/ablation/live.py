@@ -10,6 +10,7 @@ from accelmlf.ablation.anytime import anytime_interval
 from accelmlf.ablation.designs import Contrast, Design
 from accelmlf.ablation.generation import Turns
 from accelmlf.ablation.settings import AblateConfig
+from accelmlf.machine.presence import MissingCores
 from accelmlf.many_runs.comparison import Interval, as_ratio
 from accelmlf.many_runs.console import TELL_EVERY_S
 from accelmlf.text import say
@@ -21,10 +22,14 @@ class LiveView:
     def __init__(self, design: Design, number: int, ablate: AblateConfig) -> None:
         self.design, self.number, self.ablate = design, number, ablate
         self.is_terminal, self.num_lines = sys.stdout.isatty(), 0
-        self.told_s = time.monotonic()
+        self.told_s, self.missing_cores = time.monotonic(), MissingCores()
 
     def round_ended(self, turns: Turns, wanted: int) -> None:
         """After each round of the generation."""
+        for arm, cost in turns.rounds[-1].items():
+            if note := self.missing_cores.note(f"a stretch of {arm}", cost.presence):
+                self.close()
+                say(note)
         left_s = turns.rounds_s / len(turns.rounds) * (wanted - len(turns.rounds))
         state = f"generation {self.number}, round {len(turns.rounds)} of {wanted}, left {tqdm.format_interval(left_s)}"
         if self.is_terminal:

@@ -12,6 +12,7 @@ from accelmlf.ablation.stopping import Spent
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.facts import as_tags
 from accelmlf.measure.cost import Cost, total_of
+from accelmlf.measure.records import cost_metrics
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ARM, ARM_STRETCHES, BLOCK, DEVICE
@@ -131,16 +132,19 @@ def figures_of(costs: Sequence[Cost], seconds_per_image: float, images_per_epoch
         "peak_gpu_reserved_mib": total.gpu_peak_reserved_mib,
         "peak_host_mib": total.host_peak_mib,
         "other_gpu_processes": total.other_gpu_processes,
+        "gpu_throttle_reasons": None if total.gpu_state is None else total.gpu_state.throttle_reasons,
+        "missing_cores_share": total.missing_cores_share,
     }
     return {name: value for name, value in figures.items() if value is not None}
 
 
 def series_of(arm: str, group: Turns) -> dict[str, list[float]]:
-    """Of each round: how long the stretch took, its pictures, its place in the round, and its phases."""
+    """Of each round what an epoch logs of its cost, and the stretch's pictures and its place in the round."""
     costs = [turn[arm] for turn in group.rounds]
+    figures = [cost_metrics(cost) for cost in costs]
+    known = set.intersection(*(set(found) for found in figures))
     return {
-        "stretch/train_s": [cost.train_s for cost in costs],
         "stretch/images": [float(cost.images) for cost in costs],
         "stretch/place": [float(list(turn).index(arm) + 1) for turn in group.rounds],
-        **{f"stretch/{phase}_s": [cost.phases_s.get(phase, 0.0) for cost in costs] for phase in costs[0].phases_s},
+        **{name: [found[name] for found in figures] for name in sorted(known)},
     }

@@ -158,13 +158,13 @@ class MissingCores:
     def __init__(self) -> None:
         self.told_above = MAX_MISSING_SHARE
 
-    def note(self, epoch: int, presence: Presence | None) -> str | None:
-        """A line, or None where there is nothing new to say."""
+    def note(self, when: str, presence: Presence | None) -> str | None:
+        """A line about `epoch 3`, say, or None where there is nothing new to tell."""
         missing_s, share = (presence.missing_s, presence.missing_share) if presence else (None, None)
         if missing_s is None or share is None or missing_s < NOTEWORTHY_S or share <= self.told_above:
             return None
         self.told_above = 2 * share
         return (
-            f"note: {share:.0%} of the processor time that epoch {epoch} asked for went to others; end what else runs "
+            f"note: {share:.0%} of the processor time that {when} asked for went to others; end what else runs "
             "on this machine, or set OMP_NUM_THREADS to the number of cores that are free"
         )

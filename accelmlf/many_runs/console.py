@@ -41,7 +41,7 @@ class RunsConsole:
         state = f"accuracy {epoch.quality.accuracy:.4f}, {epoch.elapsed_train_s:.1f} s of training"
         self.bar.update()
         self.bar.set_postfix_str(state)
-        if note := self.missing_cores.note(epoch.epoch, epoch.cost.presence):
+        if note := self.missing_cores.note(f"epoch {epoch.epoch}", epoch.cost.presence):
             say(f"  {note}")
         if self.bar.disable and time.monotonic() - self.told_s >= TELL_EVERY_S:
             say(f"  epoch {epoch.epoch}: {state}")

@@ -31,6 +31,29 @@ class Position:
 START = Position()
 
 
+def cost_metrics(cost: Cost) -> dict[str, float]:
+    """The figures of one stretch of training by their logged names, be it an epoch or less; what was not captured is
+    absent.
+    """
+    gpu = cost.gpu_state or GpuState()
+    figures: dict[str, float | None] = {
+        "time/train_s": cost.train_s,
+        **{f"time/{phase}_s": seconds for phase, seconds in cost.phases_s.items()},
+        "time/other_s": cost.other_s,
+        "throughput/images_per_s": cost.images_per_s,
+        "memory/gpu_peak_allocated_mib": cost.gpu_peak_allocated_mib,
+        "memory/gpu_peak_reserved_mib": cost.gpu_peak_reserved_mib,
+        "memory/host_peak_mib": cost.host_peak_mib,
+        "energy/gpu_joules": cost.gpu_joules,
+        "machine/gpu_sm_clock_mhz": gpu.sm_clock_mhz,
+        "machine/gpu_temperature_c": gpu.temperature_c,
+        "machine/gpu_throttle_reasons": gpu.throttle_reasons,
+        "machine/missing_cores_share": cost.missing_cores_share,
+        **{f"machine/{name}": value for name, value in (asdict(cost.presence) if cost.presence else {}).items()},
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
 @dataclass(frozen=True)
 class EpochMetrics:
     """One epoch of a run: what it cost, how good the model is after it, and how far the run has come."""
@@ -57,7 +80,6 @@ class EpochMetrics:
 
     def as_metrics(self) -> dict[str, float]:
         """Every figure by its logged name; what was not captured is absent."""
-        cost, gpu = self.cost, self.cost.gpu_state or GpuState()
         figures: dict[str, float | None] = {
             "train/loss": self.train_loss,
             "train/learning_rate": self.learning_rate,
@@ -65,21 +87,9 @@ class EpochMetrics:
             "eval/loss": self.quality.loss,
             "eval/accuracy": self.quality.accuracy,
             "eval/f1_macro": self.quality.f1_macro,
-            "time/train_s": cost.train_s,
+            **cost_metrics(self.cost),
             "time/eval_s": self.eval_s,
-            **{f"time/{phase}_s": seconds for phase, seconds in cost.phases_s.items()},
-            "time/other_s": cost.other_s,
             "time/elapsed_train_s": self.elapsed_train_s,
-            "throughput/images_per_s": cost.images_per_s,
-            "memory/gpu_peak_allocated_mib": cost.gpu_peak_allocated_mib,
-            "memory/gpu_peak_reserved_mib": cost.gpu_peak_reserved_mib,
-            "memory/host_peak_mib": cost.host_peak_mib,
-            "energy/gpu_joules": cost.gpu_joules,
-            "machine/gpu_sm_clock_mhz": gpu.sm_clock_mhz,
-            "machine/gpu_temperature_c": gpu.temperature_c,
-            "machine/gpu_throttle_reasons": gpu.throttle_reasons,
-            "machine/missing_cores_share": cost.missing_cores_share,
-            **{f"machine/{name}": value for name, value in (asdict(cost.presence) if cost.presence else {}).items()},
         }
         return {name: value for name, value in figures.items() if value is not None}
 

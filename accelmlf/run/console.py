@@ -68,7 +68,7 @@ class Console:
             f"{cost.train_s:.2f} s ({phase_shares(cost.phases_s, cost.train_s)})  "
             f"{cost.images_per_s:,.0f} images/s  left {tqdm.format_interval(left_s)}"
         )
-        if note := self.missing_cores.note(epoch.epoch, cost.presence):
+        if note := self.missing_cores.note(f"epoch {epoch.epoch}", cost.presence):
             self.say(note)
         if epoch.epoch < self.num_epochs:
             self.bar = self._bar(epoch.epoch + 1, f"loss {epoch.train_loss:.4f}")

@@ -215,7 +215,8 @@ def missing(share: float, cpu_s: float = 8.0) -> Presence:
 def test_it_is_said_once_and_again_when_it_is_twice_as_bad() -> None:
     told = MissingCores()
     said = [
-        told.note(epoch, missing(share)) for epoch, share in enumerate((0.01, 0.2, 0.2, 0.3, 0.43, 0.44, 0.2), start=1)
+        told.note(f"epoch {epoch}", missing(share))
+        for epoch, share in enumerate((0.01, 0.2, 0.2, 0.3, 0.43, 0.44, 0.2), start=1)
     ]
     assert [epoch for epoch, note in enumerate(said, start=1) if note] == [2, 5]
     assert said[4] == (
@@ -229,5 +230,5 @@ def test_it_is_said_once_and_again_when_it_is_twice_as_bad() -> None:
 )
 def test_nothing_is_said_of_what_is_not_known_or_little_or_a_moment(quiet: Presence | None) -> None:
     told = MissingCores()
-    assert told.note(1, quiet) is None
-    assert told.note(2, missing(1.1 * MAX_MISSING_SHARE)) is not None  # the control
+    assert told.note("epoch 1", quiet) is None
+    assert told.note("epoch 2", missing(1.1 * MAX_MISSING_SHARE)) is not None  # the control
