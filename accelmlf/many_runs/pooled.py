@@ -16,6 +16,8 @@ from accelmlf.many_runs.comparison import CONFIDENCE, Interval, t_quantile
 
 UNEVEN = 4.0
 """An arm whose variance is so many times that of the others is not pooled with them."""
+DECIMALS = 12
+"""What is smaller is rounding: values that tie have no noise, not a very small one."""
 
 
 MIN_BLOCKS = 4
@@ -69,7 +71,7 @@ class PooledTable:
         """What neither the block nor the arm explains [blocks, arms]."""
         table = self.values
         explained = table.mean(0, keepdims=True) + table.mean(1, keepdims=True) - table.mean()
-        rest: npt.NDArray[np.float64] = table - explained
+        rest: npt.NDArray[np.float64] = (table - explained).round(DECIMALS)
         return rest
 
     @functools.cached_property
@@ -85,7 +87,7 @@ class PooledTable:
     def contrast(self, weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
         """The weighted sum over arms [blocks]."""
         sums: npt.NDArray[np.float64] = self.values @ np.array([weights.get(arm, 0.0) for arm in self.arms])
-        return sums
+        return sums.round(DECIMALS)
 
     def interval(self, weights: Mapping[str, float], *, confidence: float = CONFIDENCE) -> Interval:
         """Of the mean of a contrast whose arms are all in the table.
