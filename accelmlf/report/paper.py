@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accelmlf import text
-from accelmlf.ablation.settings import BASELINE, TUNED
+from accelmlf.ablation.settings import BASELINE, RUNS, TUNED
 from accelmlf.report.groups import EPOCH_WORDS, Group, numbered
 from accelmlf.settings.commands import command_line
 from accelmlf.text import duration
@@ -67,7 +67,8 @@ def paper_section(groups: Sequence[Group]) -> list[str]:
             ]
             commands += [numbered(f"{name}, {group.in_words}", group) for group in (*arms[BASELINE], *arms[TUNED])]
         if not places:
-            settings = {"model": cell.model, "dataset": cell.dataset, "design": "preset", "repeats": "3"}
+            settings = {"model": cell.model, "dataset": cell.dataset, "design": "preset"}
+            settings |= {"measure": RUNS, "repeats": "3"}
             rows.append([name, "here", "no runs", "", "no runs", "", ""])
             commands.append(f"# to measure {name}\n{command_line('ablate', settings)}")
     cells = {(cell.model, cell.dataset) for cell in CELLS}
