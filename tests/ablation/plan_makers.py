@@ -7,7 +7,7 @@ from typing import Any
 from accelmlf.ablation.designs import Arm, Asked
 from accelmlf.ablation.factors import ACCUMULATION, settings_of
 from accelmlf.ablation.plan import AblationPlan
-from accelmlf.ablation.settings import AblateConfig
+from accelmlf.ablation.settings import RUNS, AblateConfig
 from accelmlf.many_runs.preflight import Preflight
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig
@@ -28,14 +28,28 @@ def plan_of(
     repeats: int = 3,
     clash: str | None = None,
     left_out: Sequence[str] = (),
+    measure: str = RUNS,
     **given: Any,
 ) -> AblationPlan:
-    """A plan of what is known of a machine already."""
+    """A plan of what is known of a machine already; `repeats` are of whole runs alone."""
     given = GIVEN | given
     config = replace(resolve({**given, "techniques": given.get("techniques", "none")}), device=seen.config.device)
     config = replace(config, arm=resolve(given).arm)
-    asked = Asked(design=design, factors=tuple(factors), clash=clash, repeats=repeats, left_out=tuple(left_out))
-    ablate = AblateConfig(factors=None if design == "preset" else ",".join(factors), design=design, repeats=repeats)
+    ablate = AblateConfig(
+        factors=None if design == "preset" else ",".join(factors),
+        design=design,
+        measure=measure,
+        repeats=repeats if measure == RUNS else None,
+    )
+    asked = Asked(
+        design=design,
+        factors=tuple(factors),
+        clash=clash,
+        repeats=ablate.num_repeats,
+        left_out=tuple(left_out),
+        measure=measure,
+        precision=ablate.precision,
+    )
     configs = {arm.name: resolve({**given, **settings_of(arm, config)}) for arm in asked.as_design().arms}
     return AblationPlan(ablate=ablate, given=given, seen=replace(seen, config=config), asked=asked, configs=configs)
 

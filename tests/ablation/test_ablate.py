@@ -7,7 +7,7 @@ import pytest
 
 from accelmlf.ablation.ablate import announce, in_words, labels, places_done
 from accelmlf.ablation.designs import Asked
-from accelmlf.ablation.settings import SET_BY_ABLATION
+from accelmlf.ablation.settings import SET_BY_ABLATION, STEPS
 from accelmlf.machine.processes import identity
 from accelmlf.many_runs.preflight import Preflight
 from accelmlf.tracking.parent_run import ParentRun
@@ -27,6 +27,7 @@ def test_the_labels_of_the_parent_are_the_settings_that_all_runs_share_and_what_
     params, tags = labels(plan)
     assert not params.keys() & SET_BY_ABLATION.keys()  # they are the arms'
     assert (params["design"], params["factors"], params["repeats"]) == ("one_at_a_time", ",".join(FACTORS), "3")
+    assert (params["measure"], "precision" in params) == ("runs", False)
     assert (params["epochs"], params["train_images"], params["save_model"]) == ("2", "100", "false")
     for name, text in plan.base.as_texts().items():
         assert tags[f"accelmlf.config.{name}"] == text
@@ -49,6 +50,22 @@ def test_what_is_about_to_be_measured_is_said(seen: Preflight, capsys: pytest.Ca
         "all batch 32 x 2, learning rate 0.00141421, techniques channels_last",
         "left out: pin_memory (it needs CUDA)",
     ]
+
+
+def test_of_a_measurement_in_stretches_the_labels_and_the_words_are_of_its_precision(
+    seen: Preflight, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(seen, measure=STEPS)
+    params, tags = labels(plan)
+    assert (params["measure"], params["precision"], "repeats" in params) == ("steps", "0.02", False)
+    assert Asked.from_json(tags[ASKED]) == plan.asked
+    announce(plan)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == (
+        "one at a time, 5 arms in short stretches of steps, in generations of fresh processes, until every interval "
+        "is within 2.0%, or for 12 min, on cpu"
+    )
+    assert [line.partition(" batch")[0] for line in lines[2:]] == ["baseline", "baseline again", *ARMS[1:]]
 
 
 def test_factors_that_cannot_be_on_together_are_said_and_have_no_arm(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from accelmlf.ablation.designs import COMBINING, DESIGNS, MAX_ARMS, Arm, Contrast, Design, make_design
+from accelmlf.ablation.designs import COMBINING, DESIGNS, MAX_ARMS, Arm, Contrast, Design, make_design, with_twin
 from accelmlf.ablation.factors import ACCUMULATION
 from accelmlf.ablation.settings import ALL, BASELINE, TUNED, AblateConfig
 from accelmlf.errors import ConfigError
@@ -177,6 +177,49 @@ def test_all_designs_find_the_same_where_factors_do_not_touch_one_another(togeth
         found.append({c.name: found_by(c, design, together) for c in design.contrasts if c.name in WORTH})
     # With interactions, the control: the designs answer different questions.
     assert all(other == pytest.approx(found[0]) for other in found[1:]) == (not together)
+
+
+# --- the first arm twice ---
+
+
+@EVERY_DESIGN
+@ONE_TO_FOUR
+def test_an_arm_that_is_measured_twice_is_the_first_and_differs_from_itself_in_its_name_alone(
+    design: str, count: int
+) -> None:
+    made = make_design(design, FACTORS[:count])
+    twice = with_twin(made)
+    first, twin, *others = twice.arms
+    assert (first, *others) == made.arms
+    assert twin == Arm(f"{first.name} again", first.factors)
+    assert twice.null is not None and twice.null.weights == {first.name: 1.0, twin.name: -1.0}
+    assert made.null is None  # the control
+
+
+@EVERY_DESIGN
+@ONE_TO_FOUR
+def test_what_is_compared_with_an_arm_that_is_there_twice_is_compared_with_the_mean_of_both(
+    design: str, count: int
+) -> None:
+    made = make_design(design, FACTORS[:count])
+    twice = with_twin(made)
+    first, twin = (arm.name for arm in twice.arms[:2])
+    seconds = {arm.name: 0.1 * number**2 for number, arm in enumerate(made.arms)}
+    of_twice = {**seconds, first: seconds[first] - 0.3, twin: seconds[first] + 0.3}
+    for before, after in zip(made.contrasts, twice.contrasts, strict=True):
+        found, expected = (
+            sum(weight * values[arm] for arm, weight in contrast.weights.items())
+            for contrast, values in ((after, of_twice), (before, seconds))
+        )
+        assert found == pytest.approx(expected)
+        assert (after.name, after.factors, after.is_interaction) == (
+            before.name,
+            before.factors,
+            before.is_interaction,
+        )
+        assert after.weights.get(first) == after.weights.get(twin)
+        assert (first in after.weights) == (first in before.weights)
+        assert sum(after.weights.values()) == pytest.approx(0)
 
 
 # --- what cannot be combined ---

@@ -104,6 +104,7 @@ def test_the_same_command_is_the_same_ablation(seen: Preflight) -> None:
         {"image_size": 16},
         {"model": "resnet50"},
         {"weights": "pretrained"},
+        {"measure": "steps"},
     ],
     ids=",".join,
 )
@@ -118,6 +119,20 @@ def test_another_setting_is_another_ablation(seen: Preflight, other: dict[str, A
 )
 def test_what_changes_no_measurement_leaves_it_the_same_ablation(seen: Preflight, other: dict[str, Any]) -> None:
     assert plan_of(seen, **other).study_id() == plan_of(seen).study_id()
+
+
+def test_how_narrow_intervals_shall_be_leaves_it_the_same_ablation(seen: Preflight) -> None:
+    plan = plan_of(seen, measure="steps")
+    finer = replace(plan, ablate=replace(plan.ablate, precision=0.005, budget=60.0))
+    assert finer.study_id() == plan.study_id()
+    assert "-P precision=0.005" in finer.command() and "-P budget=60" in finer.command()
+
+
+def test_in_stretches_the_first_arm_is_measured_twice_and_differs_in_nothing_from_itself(seen: Preflight) -> None:
+    plan = plan_of(seen, measure="steps")
+    first, twin, *others = plan.configs.values()
+    assert first == twin
+    assert all(other != first for other in others)  # the control
 
 
 def elsewhere(seen: Preflight, part: str, **facts: Any) -> Preflight:
@@ -177,6 +192,7 @@ def typed(line: str) -> tuple[AblateConfig, RunConfig]:
         {"repeats": 7, "design": "leave_one_out"},
         {"design": "factorial", "seed": 9, "pipeline": "stream"},
         {"design": "preset", "factors": ("tuned",)},
+        {"measure": "steps", "seed": 3},
         {"model": "resnet50", "learning_rate": 1e-05, "techniques": "amp:bf16"},
         {"data_dir": "/data/my 'own' pictures; rm", "target_accuracy": 0.25, "train_images": 99},
     ],

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from accelmlf.ablation.designs import Asked
+from accelmlf.ablation.effects import VERDICTS
 from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH
 from accelmlf.ablation.plots import COLOURS, UNDECIDED, Curves, draw_accuracy, draw_forest, draw_phases
 from accelmlf.ablation.result import Ablation
@@ -39,6 +40,7 @@ EVERY_KIND = {
     "long names of combinations": asked("factorial", LONG),
     "twelve arms": asked("one_at_a_time", TEN),
 }
+SAME = VERDICTS[False][2]
 Drawing = Callable[[Ablation, Path], None]
 
 
@@ -227,7 +229,7 @@ def test_the_forest_has_a_row_per_contrast_from_top_to_bottom_and_a_panel_per_me
     for panel, axis in enumerate(figure.axes):
         assert axis.yaxis_inverted()
         for row, contrast in enumerate(ablation.design.contrasts):
-            effect = ablation.primary(contrast)[panel]
+            effect = ablation.judged(contrast)[panel]
             (text,) = [text for text in texts_of_rows(axis) if round(text.get_position()[1] + 0.17) == row]
             assert text.get_text() == effect.figure
             assert text.get_position()[0] == pytest.approx(float(effect.figure.partition("x")[0]), abs=0.006)
@@ -249,13 +251,16 @@ def colours_of(figure: Figure, panel: int = 0) -> list[str]:
 def test_a_verdict_has_a_colour_and_what_is_undecided_has_another(tmp_path: Path, seen: list[Figure]) -> None:
     what = asked(factors=("amp:bf16", "channels_last", "fused_optimizer"), clash="they clash")
     truth = {"baseline": 1.0, "amp:bf16": 0.5, "channels_last": 1.5, "fused_optimizer": 1.0}
-    ablation = ablation_of(what, measured_from(truth, 3, 0.005, random.Random(1)))
-    verdicts = [ablation.primary(contrast)[0].verdict for contrast in ablation.design.contrasts]
-    assert verdicts == ["faster", "slower", "no difference shown"]
+    ablation = ablation_of(what, measured_from(truth, 3, 0.002, random.Random(1)))
+    verdicts = [ablation.judged(contrast)[0].verdict for contrast in ablation.design.contrasts]
+    assert verdicts == ["faster", "slower", SAME]
     figure = forest(ablation, tmp_path / "forest.png", seen)
     for panel in (0, 1):
-        assert colours_of(figure, panel) == [COLOURS["faster"], COLOURS["slower"], UNDECIDED]
-    assert len({COLOURS["faster"], COLOURS["slower"], UNDECIDED}) == 3
+        assert colours_of(figure, panel) == [COLOURS["faster"], COLOURS["slower"], COLOURS[SAME]]
+    assert len({COLOURS["faster"], COLOURS["slower"], COLOURS[SAME], UNDECIDED}) == 4
+    noisy = ablation_of(what, measured_from(dict.fromkeys(truth, 1.0), 3, 0.1, random.Random(1)))
+    assert [noisy.judged(contrast)[0].verdict for contrast in noisy.design.contrasts] == ["not decided yet"] * 3
+    assert colours_of(forest(noisy, tmp_path / "noisy.png", seen)) == [UNDECIDED] * 3
     few = asked(factors=what.factors, clash="they clash", repeats=2)  # the control: no verdicts, no colours
     figure = forest(ablation_of(few, measured_from(truth, 2, 0.005)), tmp_path / "few.png", seen)
     assert colours_of(figure) == [UNDECIDED] * 3

@@ -350,8 +350,10 @@ def test_of_several_factors_together_every_phase_that_changed_is_told() -> None:
 @pytest.mark.parametrize(
     ("without", "within", "sentence"),
     [
-        ([5, 5, 5], [6, 6, 6], "the target took 6.0 epochs instead of 5.0"),
-        ([6, 7, 6], [4, 5, 4], "the target took 4.3 epochs instead of 6.3"),
+        ([5, 5, 5], [8, 8, 9], "the target took 8.3 epochs instead of 5.0"),
+        ([6, 7, 6], [4, 5, 3], "the target took 4.0 epochs instead of 6.3"),
+        # Whole numbers that tie do not say how far the next one would be off.
+        ([5, 5, 5], [6, 6, 6], "the target took 6.0 epochs instead of 5.0, which 3 repeats do not tell from no change"),
         ([5, 6, 5], [5, 9, 4], "the target took 6.0 epochs instead of 5.3, which 3 repeats do not tell from no change"),
         ([5], [6], "the target took 6.0 epochs instead of 5.0, which 1 repeat is too few to judge"),
         ([5, 6, 5], [5, 6, 5], None),
@@ -363,6 +365,7 @@ def test_of_several_factors_together_every_phase_that_changed_is_told() -> None:
     ids=[
         "more",
         "fewer",
+        "one more each time",
         "perhaps more",
         "one repeat",
         "the same",

@@ -1,6 +1,7 @@
 """An ablation read back from its runs: which of them stands for an arm of a block, and what is left over."""
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from accelmlf.ablation.designs import DESIGNS, Asked
 from accelmlf.ablation.effects import SECONDS_PER_EPOCH, TIME_TO_ACCURACY
 from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH, settings_of
 from accelmlf.ablation.result import Ablation, blocks_of, place_of
+from accelmlf.ablation.settings import RUNS, STEPS
 from accelmlf.settings.recipes import resolve
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, DEVICE, KIND, OUTCOME, OWNER, SETTING
@@ -114,13 +116,27 @@ EVERY_ASKED = [
 ]
 
 
-@pytest.mark.parametrize("what", EVERY_ASKED, ids=lambda what: what.design)
+IN_STRETCHES = [
+    asked(repeats=0, measure=STEPS),
+    asked("factorial", repeats=0, measure=STEPS, precision=0.005),
+]
+
+
+@pytest.mark.parametrize("what", [*EVERY_ASKED, *IN_STRETCHES], ids=lambda what: f"{what.design}, {what.measure}")
 def test_what_was_asked_comes_back_as_it_was(what: Asked) -> None:
     back = Asked.from_json(what.as_json())
     assert back == what
     assert back.as_design() == what.as_design()
-    others = [other for other in EVERY_ASKED if other is not what]
+    others = [other for other in (*EVERY_ASKED, *IN_STRETCHES) if other is not what]
     assert all(Asked.from_json(other.as_json()) != what for other in others)
+
+
+def test_what_a_store_of_the_first_version_was_asked_was_of_whole_runs() -> None:
+    fields = json.loads(asked().as_json())
+    for name in ("measure", "precision"):
+        del fields[name]
+    assert Asked.from_json(json.dumps(fields)) == asked()
+    assert asked().measure == RUNS
 
 
 def test_there_is_an_example_of_every_design() -> None:
@@ -199,7 +215,7 @@ def test_what_is_missing_is_absent_and_counted() -> None:
     assert sorted(ablation.measured["baseline"]) == [0, 1, 2]
     assert (ablation.num_runs, ablation.num_planned) == (11, 12)
     (on_all,) = [contrast for contrast in ablation.design.contrasts if contrast.name == "all"]
-    assert [effect.absent for effect in ablation.primary(on_all)] == [{"all": 1}] * 2
+    assert [effect.absent for effect in ablation.judged(on_all)] == [{"all": 1}] * 2
 
 
 # --- failures ---
@@ -246,8 +262,8 @@ def test_a_failed_run_has_not_reached_the_target_and_a_missing_one_has_not_tried
     missing = Ablation.of(parent_of(asked()), runs)
     for ablation, expected in ((failed, {"baseline": (3, 3), "all": (2, 3)}), (missing, {})):
         on_all = ablation.design.contrasts[-1]
-        assert ablation.primary(on_all)[1].reached == expected
-        assert [effect.verdict for effect in ablation.primary(on_all)] == [None, None]
+        assert ablation.judged(on_all)[1].reached == expected
+        assert [effect.verdict for effect in ablation.judged(on_all)] == [None, None]
 
 
 # --- judged more than once ---
@@ -338,10 +354,10 @@ def test_the_steps_of_accumulation_are_those_of_the_arms_that_accumulate_like_th
 
 
 @pytest.mark.parametrize("what", EVERY_ASKED, ids=lambda what: what.design)
-def test_every_contrast_has_an_effect_on_both_primary_measures(what: Asked) -> None:
+def test_every_contrast_of_whole_runs_is_judged_by_its_speed_and_by_its_time_to_accuracy(what: Asked) -> None:
     ablation = Ablation.of(parent_of(what), whole(what))
     for contrast in ablation.design.contrasts:
-        on_epochs, on_target = ablation.primary(contrast)
+        on_epochs, on_target = ablation.judged(contrast)
         assert (on_epochs.measure, on_target.measure) == (SECONDS_PER_EPOCH, TIME_TO_ACCURACY)
         assert on_epochs.contrast is on_target.contrast is contrast
         assert {effect.contrast.name for effect in ablation.effects_of(contrast)} == {contrast.name}
@@ -351,7 +367,7 @@ def test_an_ablation_without_any_run_says_what_is_missing_and_no_number() -> Non
     ablation = Ablation.of(parent_of(asked()), [])
     assert (ablation.num_runs, ablation.runs) == (0, {})
     for contrast in ablation.design.contrasts:
-        for effect in ablation.primary(contrast):
+        for effect in ablation.judged(contrast):
             assert effect.interval is None and effect.verdict is None
             assert effect.in_words == f"no verdict: 3 runs of baseline, 3 runs of {contrast.name} failed or missing"
 

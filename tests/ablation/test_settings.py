@@ -4,7 +4,7 @@ import pytest
 
 from accelmlf.ablation.designs import COMBINING, DESIGNS
 from accelmlf.ablation.factors import ACCUMULATION, NUMBER_FACTORS, SAME_EFFECTIVE_BATCH
-from accelmlf.ablation.settings import DEFAULT_FACTORS, SET_BY_ABLATION, TUNED, AblateConfig
+from accelmlf.ablation.settings import DEFAULT_FACTORS, RUNS, SET_BY_ABLATION, STEPS, TUNED, AblateConfig
 from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import field_help, parse_setting, settable_fields
 from accelmlf.settings.recipes import RECIPES
@@ -17,8 +17,25 @@ FIELDS = settable_fields(AblateConfig)
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_of_an_ablation_has_a_help_text_and_a_default_to_show(name: str) -> None:
     assert field_help(AblateConfig)[name].endswith(".")
-    shown = parse_setting(name, FIELDS[name].metadata["default_text"], AblateConfig)
+    text = FIELDS[name].metadata["default_text"]
+    if name == "repeats":  # of one way to measure alone
+        text, _, condition = text.partition(" with ")
+        assert condition == f"measure={RUNS}"
+        assert parse_setting(name, text, AblateConfig) == AblateConfig(measure=RUNS).num_repeats
+        return
+    shown = parse_setting(name, text, AblateConfig)
     assert shown == (FIELDS[name].default or DEFAULT_FACTORS)
+
+
+def test_repeats_are_of_whole_runs_alone() -> None:
+    assert AblateConfig().measure == STEPS and AblateConfig().num_repeats == 0
+    assert AblateConfig(measure=RUNS, repeats=7).num_repeats == 7
+    with pytest.raises(ConfigError) as caught:
+        AblateConfig(repeats=7)
+    assert str(caught.value) == (
+        "repeats=7: measure=steps repeats until the intervals are narrow enough. "
+        "Give precision or budget, or measure=runs"
+    )
 
 
 def test_no_setting_of_an_ablation_is_also_one_of_its_runs() -> None:
@@ -87,6 +104,9 @@ def test_a_preset_has_factors_of_its_own() -> None:
         ("repeats", "0", "repeats=0: outside its range. Give a whole number of at least 1 up to 100"),
         ("repeats", "101", "repeats=101: outside its range. Give a whole number of at least 1 up to 100"),
         ("repeats", "2.5", "repeats=2.5: not a whole number. Give a whole number of at least 1 up to 100"),
+        ("measure", "step", "measure=step: unknown measure. Did you mean steps?"),
+        ("precision", "0", "precision=0: outside its range. Give a number of at least 0.001 up to 0.5"),
+        ("budget", "0", "budget=0: outside its range. Give a number above 0 up to 10000"),
         ("factors", " ", "factors=: empty. Leave factors out for its default"),
         ("factor", "amp", "factor=amp: there is no such setting. Did you mean factors?"),
     ],

@@ -13,16 +13,16 @@ from mlflow.entities import Metric
 
 from accelmlf.ablation.effects import MEASURES
 from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH
+from accelmlf.ablation.files import PICTURES, curves_of, draw, write_tables
 from accelmlf.ablation.result import Ablation
+from accelmlf.ablation.settings import RUNS
 from accelmlf.ablation.tables import (
     ARM_HEAD,
     HOW_TO_READ,
-    PICTURES,
+    HOW_VERDICTS_ARE_MADE,
     arm_rows,
     as_lines,
     as_markdown,
-    curves_of,
-    draw,
     metric_name,
     metrics,
     other_rows,
@@ -30,9 +30,9 @@ from accelmlf.ablation.tables import (
     unfit,
     verdict,
     verdict_rows,
-    write_tables,
 )
-from accelmlf.many_runs.comparison import paired_ratio
+from accelmlf.many_runs.comparison import Ratio, as_ratio
+from accelmlf.many_runs.pooled import PooledTable, simultaneous
 from accelmlf.text import as_html
 from accelmlf.tracking.store import Store
 from accelmlf.tracking.tags import ARM, BLOCK, OWNER
@@ -44,7 +44,7 @@ CLEAR = {"baseline": 1.0, "amp:bf16": 0.5, "channels_last": 1.01, "all": 0.55}
 HOSTILE = "<script>alert(1)</script> | a **bold** _word_ `x` [a](http://b) ![c](d.png) # - 1. \\ &amp; é $x^$"
 
 
-def table_of(repeats: int = 3, noise: float = 0.005) -> Table:
+def table_of(repeats: int = 3, noise: float = 0.002) -> Table:
     return measured_from(CLEAR, repeats, noise, random.Random(1))
 
 
@@ -59,6 +59,16 @@ def with_misses(*places: tuple[str, int], repeats: int = 3) -> Table:
     for arm, block in places:
         table[arm][block] = figures_of(epochs_to_accuracy=None)
     return table
+
+
+def ratio_of(ablation: Ablation, arm: str, metric: str) -> Ratio:
+    """Times as fast as the baseline, by all that its arms have measured."""
+    logs = {
+        name: {block: math.log(figures[metric]) for block, figures in blocks.items()}
+        for name, blocks in ablation.measured.items()
+    }
+    confidence = simultaneous(len(ablation.design.contrasts))
+    return as_ratio(PooledTable.of(logs).interval({"baseline": 1.0, arm: -1.0}, confidence=confidence))
 
 
 def row_of(rows: Sequence[Sequence[str]], name: str) -> Sequence[str]:
@@ -99,16 +109,15 @@ def test_an_arm_of_which_no_run_is_left_has_an_empty_row() -> None:
 def test_verdicts_follow_from_what_was_measured(ablation: Ablation) -> None:
     rows = verdict_rows(ablation)
     assert [row[0] for row in rows] == ["amp:bf16", "channels_last", "all"]
-    for arm, says in (("amp:bf16", "faster: "), ("channels_last", "no difference shown: "), ("all", "faster: ")):
+    for arm, says in (("amp:bf16", "faster: "), ("channels_last", "the same within 2 %: "), ("all", "faster: ")):
         for metric, text in zip(("median_epoch_s", "time_to_accuracy_s"), row_of(rows, arm)[1:], strict=True):
-            times = [[ablation.runs[b][a].metrics[metric] for b in range(3)] for a in ("baseline", arm)]
-            assert text.startswith(f"{says}{paired_ratio(*times)}")
+            assert text == f"{says}{ratio_of(ablation, arm, metric)}"
 
 
 def test_a_miss_is_counted_and_leaves_no_verdict_on_time_and_no_mean() -> None:
     ablation = ablation_of(asked(), with_misses(("all", 1), ("baseline", 0)))
     for contrast in ablation.design.contrasts:
-        on_epochs, on_target = ablation.primary(contrast)
+        on_epochs, on_target = ablation.judged(contrast)
         assert on_epochs.interval is not None and on_epochs.verdict is not None
         assert on_target.interval is None and on_target.verdict is None
     says = "target reached in 2 of 3 (baseline), 2 of 3 (all): no verdict"
@@ -128,7 +137,7 @@ def test_few_repeats_leave_numbers_and_no_verdict(repeats: int) -> None:
     for _, *texts in verdict_rows(ablation):
         for text in texts:
             assert "x" in text and text.endswith("no verdict with fewer than 3 repeats")
-            assert "faster" not in text and "slower" not in text and "no difference" not in text
+            assert not [word for word in ("faster", "slower", "same", "decided") if word in text]
     assert f"{repeats} repeat{'s' * (repeats > 1)}, 3 are needed" in unfit(ablation)
 
 
@@ -138,7 +147,7 @@ def test_a_failure_leaves_no_verdict_to_its_contrasts_and_the_others_theirs() ->
     rows = verdict_rows(ablation_of(asked(), table))
     for text in row_of(rows, "channels_last")[1:]:
         assert text.endswith("no verdict: 1 run of channels_last failed or missing")
-        assert "no difference" not in text
+        assert "same" not in text and "decided" not in text
     for text in row_of(rows, "amp:bf16")[1:]:
         assert text.startswith("faster: ")
 
@@ -148,12 +157,12 @@ def test_all_verdicts_stand_on_one_line(ablation: Ablation) -> None:
     assert "\n" not in line
     assert line.startswith("with pipeline=memory: ")
     for name, on_epochs, on_target in verdict_rows(ablation):
-        assert f"{name}: {on_epochs} per epoch, {on_target} to the target" in line
+        assert f"{name}: {on_epochs} (seconds per epoch), {on_target} (time to accuracy)" in line
 
 
 def test_the_console_shows_arms_verdicts_and_reasons(ablation: Ablation) -> None:
     text = "\n".join(as_lines(ablation))
-    for row in [ARM_HEAD, *arm_rows(ablation), *verdict_rows(ablation)]:
+    for row in [ARM_HEAD[RUNS], *arm_rows(ablation), *verdict_rows(ablation)]:
         assert all(cell in text for cell in row)
     assert reasons(ablation)
     assert text.index("why:") < text.index(reasons(ablation)[0])
@@ -239,8 +248,7 @@ def test_the_metrics_are_the_ratios_of_the_runs_with_their_intervals(ablation: A
             ("median_epoch_s", "epoch_speedup"),
             ("time_to_accuracy_s", "time_to_accuracy_speedup"),
         ):
-            times = [[ablation.runs[b][a].metrics[metric] for b in range(3)] for a in ("baseline", arm)]
-            ratio = paired_ratio(*times)
+            ratio = ratio_of(ablation, arm, metric)
             own = [figures.pop(f"{group}/{name}{end}") for end in ("", "_low", "_high")]
             assert own == pytest.approx([ratio.value, ratio.low, ratio.high])
     assert figures == {}
@@ -255,7 +263,8 @@ def test_one_repeat_has_a_ratio_and_no_interval() -> None:
 def test_mlflow_takes_the_metrics_of_any_factors_and_confuses_none(store: mlflow.MlflowClient, design: str) -> None:
     factors = (ACCUMULATION, SAME_EFFECTIVE_BATCH, "amp:bf16", "compile:max-autotune-no-cudagraphs")
     what = asked(design, factors, repeats=2)
-    ablation = Ablation.of(parent_of(what), whole(what))
+    truth = {arm.name: 1.0 for arm in what.as_design().arms}
+    ablation = ablation_of(what, measured_from(truth, 2, 0.01, random.Random(2)))
     figures = metrics(ablation)
     assert len({metric_name(contrast) for contrast in ablation.design.contrasts}) == len(ablation.design.contrasts)
     assert len(figures) == 6 * len(ablation.design.contrasts)
@@ -308,13 +317,13 @@ def test_the_document_holds_every_table_whole(ablation: Ablation, tmp_path: Path
     assert page.rows == [
         ["", "seconds per epoch", "time to accuracy"],
         *verdict_rows(ablation),
-        ARM_HEAD,
+        ARM_HEAD[RUNS],
         *arm_rows(ablation),
         ["", *(contrast.name for contrast in ablation.design.contrasts)],
         *other_rows(ablation),
     ]
     assert page.tags.count("table") == 3
-    for sentence in [*reasons(ablation), HOW_TO_READ]:
+    for sentence in [*reasons(ablation), HOW_TO_READ[RUNS], HOW_VERDICTS_ARE_MADE]:
         assert sentence in page.text
 
 
@@ -348,11 +357,11 @@ def test_the_document_is_a_piece_of_another_at_any_level(ablation: Ablation, tmp
 
 def test_what_is_shown_without_verdict_has_none(ablation: Ablation) -> None:
     rows = other_rows(ablation)
-    titles = [measure.title for measure in MEASURES if not measure.is_primary]
+    titles = [measure.title for measure in MEASURES if not measure.has_verdict]
     assert [row[0] for row in rows] == [title for title in titles if "GPU" not in title]  # which was not captured
     cells = [cell for row in rows for cell in row[1:]]
     assert all(cells)
-    assert not [cell for cell in cells if "faster" in cell or "slower" in cell or "difference" in cell]
+    assert not [cell for cell in cells if "faster" in cell or "slower" in cell or "same" in cell]
 
 
 def test_what_was_captured_on_a_gpu_has_rows_of_its_own() -> None:
@@ -366,8 +375,8 @@ def test_what_was_captured_on_a_gpu_has_rows_of_its_own() -> None:
         for number, arm in enumerate(ARMS)
     }
     rows = other_rows(ablation_of(asked(), table))
-    assert row_of(rows, "peak GPU memory, allocated")[1] == "2.00x [2.00, 2.00]"
-    assert row_of(rows, "GPU energy per epoch")[1] == "0.75x [0.75, 0.75]"
+    assert row_of(rows, "peak GPU memory, allocated")[1] == "2.00x"
+    assert row_of(rows, "GPU energy per epoch")[1] == "0.75x"
 
 
 def test_hostile_text_is_shown_as_the_text_that_it_is(tmp_path: Path) -> None:
@@ -399,17 +408,17 @@ def csv_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_tables_are_three_files(ablation: Ablation, tmp_path: Path) -> None:
-    write_tables(tmp_path, ablation)
+def test_the_tables_are_three_files(store: mlflow.MlflowClient, ablation: Ablation, tmp_path: Path) -> None:
+    write_tables(tmp_path, Store(store), ablation)
     assert {path.name for path in tmp_path.iterdir()} == {"ablation.md", "effects.csv", "runs.csv"}
     assert (tmp_path / "ablation.md").read_text() == as_markdown(ablation)
 
 
-def test_the_table_of_runs_holds_every_final_figure_of_every_run(tmp_path: Path) -> None:
+def test_the_table_of_runs_holds_every_final_figure_of_every_run(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     table = with_misses(("all", 1))
     table["all"][1]["eval/accuracy"] = 0.5  # of an epoch, and no figure of the run
     ablation = ablation_of(asked(), table)
-    write_tables(tmp_path, ablation)
+    write_tables(tmp_path, Store(store), ablation)
     rows = csv_of(tmp_path / "runs.csv")
     assert len(rows) == 12
     for row in rows:
@@ -422,19 +431,19 @@ def test_the_table_of_runs_holds_every_final_figure_of_every_run(tmp_path: Path)
     assert {row["reached_target"] for row in rows} == {"0.0", "1.0"}
 
 
-def test_the_table_of_effects_holds_every_measure_of_every_factor(ablation: Ablation, tmp_path: Path) -> None:
-    write_tables(tmp_path, ablation)
+def test_the_table_of_effects_holds_every_measure_of_every_factor(
+    store: mlflow.MlflowClient, ablation: Ablation, tmp_path: Path
+) -> None:
+    write_tables(tmp_path, Store(store), ablation)
     rows = csv_of(tmp_path / "effects.csv")
     assert [(row["factor"], row["measure"]) for row in rows] == [
         (effect.contrast.name, effect.measure.metric) for effect in ablation.effects
     ]
     by = {(row["factor"], row["measure"]): row for row in rows}
-    times = [[ablation.runs[b][a].metrics["median_epoch_s"] for b in range(3)] for a in ("baseline", "amp:bf16")]
-    ratio, row = paired_ratio(*times), by["amp:bf16", "median_epoch_s"]
-    numbers = [float(row[name]) for name in ("value", "low", "high", "pairs")]
+    ratio, row = ratio_of(ablation, "amp:bf16", "median_epoch_s"), by["amp:bf16", "median_epoch_s"]
+    numbers = [float(row[name]) for name in ("value", "low", "high", "blocks")]
     assert numbers == pytest.approx([ratio.value, ratio.low, ratio.high, 3])
     assert (row["kind"], row["verdict"]) == ("ratio", "faster")
-    assert 0 < float(row["p"]) <= float(row["p_holm"]) <= 0.05
     shorter = by["amp:bf16", "mean_forward_s"]
     differences = [
         ablation.runs[b]["amp:bf16"].metrics["mean_forward_s"] - ablation.runs[b]["baseline"].metrics["mean_forward_s"]
@@ -444,39 +453,40 @@ def test_the_table_of_effects_holds_every_measure_of_every_factor(ablation: Abla
     assert shorter["kind"] == "difference in s per epoch"
 
 
-def test_only_what_was_declared_primary_has_a_p_value_and_a_verdict(ablation: Ablation, tmp_path: Path) -> None:
-    write_tables(tmp_path, ablation)
-    primary = {measure.metric for measure in MEASURES if measure.is_primary}
+def test_only_what_was_declared_to_be_judged_has_a_verdict(
+    store: mlflow.MlflowClient, ablation: Ablation, tmp_path: Path
+) -> None:
+    write_tables(tmp_path, Store(store), ablation)
+    judged = {measure.metric for measure in MEASURES if measure.has_verdict}
     for row in csv_of(tmp_path / "effects.csv"):
-        cells = [row[name] for name in ("p", "p_holm", "verdict")]
-        assert all(cells) if row["measure"] in primary else not any(cells)
+        assert bool(row["verdict"]) == (row["measure"] in judged)
 
 
-def test_a_ratio_without_a_number_says_why_in_the_table(tmp_path: Path) -> None:
-    write_tables(tmp_path, ablation_of(asked(), with_misses(("all", 1))))
+def test_a_ratio_without_a_number_says_why_in_the_table(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    write_tables(tmp_path, Store(store), ablation_of(asked(), with_misses(("all", 1))))
     by = {(row["factor"], row["measure"]): row for row in csv_of(tmp_path / "effects.csv")}
     row = by["all", "time_to_accuracy_s"]
     assert row["verdict"] == "target reached in 3 of 3 (baseline), 2 of 3 (all): no verdict"
-    assert {row[name] for name in ("value", "low", "high", "pairs", "p", "p_holm")} == {""}
+    assert {row[name] for name in ("value", "low", "high", "blocks")} == {""}
     assert by["all", "median_epoch_s"]["value"] != ""
 
 
-def test_one_repeat_leaves_values_without_limits(tmp_path: Path) -> None:
-    write_tables(tmp_path, ablation_of(asked(repeats=1), table_of(1)))
+def test_one_repeat_leaves_values_without_limits(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    write_tables(tmp_path, Store(store), ablation_of(asked(repeats=1), table_of(1)))
     rows = csv_of(tmp_path / "effects.csv")
-    assert all(row["value"] and row["pairs"] == "1" for row in rows)
-    assert {row[name] for row in rows for name in ("low", "high", "p", "p_holm", "verdict")} == {""}
+    assert all(row["value"] and row["blocks"] == "1" for row in rows)
+    assert {row[name] for row in rows for name in ("low", "high", "verdict")} == {""}
 
 
-def test_a_table_keeps_whatever_text_there_is(tmp_path: Path) -> None:
+def test_a_table_keeps_whatever_text_there_is(store: mlflow.MlflowClient, tmp_path: Path) -> None:
     hostile = 'a "quoted", text\nof two lines'
     runs = [stored(arm, 0, tags={"accelmlf.config.seed": hostile}) for arm in ARMS]
-    write_tables(tmp_path, Ablation.of(parent_of(asked(repeats=1)), runs))
+    write_tables(tmp_path, Store(store), Ablation.of(parent_of(asked(repeats=1)), runs))
     assert {row["seed"] for row in csv_of(tmp_path / "runs.csv")} == {hostile}
 
 
-def test_an_ablation_without_a_run_leaves_tables_all_the_same(tmp_path: Path) -> None:
-    write_tables(tmp_path, Ablation.of(parent_of(asked()), []))
+def test_an_ablation_without_a_run_leaves_tables_all_the_same(store: mlflow.MlflowClient, tmp_path: Path) -> None:
+    write_tables(tmp_path, Store(store), Ablation.of(parent_of(asked()), []))
     assert csv_of(tmp_path / "runs.csv") == []
     assert len(csv_of(tmp_path / "effects.csv")) == 3
     assert "0 of 12 runs" in (tmp_path / "ablation.md").read_text()

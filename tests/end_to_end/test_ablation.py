@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import itertools
+import math
 import re
 import signal
 import sqlite3
@@ -23,11 +24,13 @@ import pytest
 from mlflow.entities import Run
 
 from accelmlf.ablation.designs import Asked
+from accelmlf.ablation.files import PICTURES
 from accelmlf.ablation.result import Ablation
-from accelmlf.ablation.tables import PICTURES, arm_rows, verdict, verdict_rows
+from accelmlf.ablation.tables import arm_rows, verdict, verdict_rows
 from accelmlf.cli import main
 from accelmlf.machine.signals import ENDING
-from accelmlf.many_runs.comparison import block_orders, paired_ratio
+from accelmlf.many_runs.comparison import as_ratio, block_orders
+from accelmlf.many_runs.pooled import PooledTable, simultaneous
 from accelmlf.text import plain
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ARM_RUN
@@ -36,7 +39,9 @@ from tests.many_runs.makers import serving
 from tests.pixels import drawn
 
 pytestmark = pytest.mark.slow
-TINY = {"model": "vit", "device": "cpu", "train_images": "60", "epochs": "1", "target_accuracy": "0.01", "repeats": "1"}
+PLAIN = {"model": "vit", "device": "cpu", "train_images": "60", "epochs": "1", "target_accuracy": "0.01"}
+PLAIN |= {"measure": "runs"}
+TINY = PLAIN | {"repeats": "1"}
 STORY = TINY | {"train_images": "90", "epochs": "4", "repeats": "2", "seed": "7"}
 STORY |= {"factors": "accumulation,channels_last,pin_memory"}
 ARMS = ("baseline", "accumulation", "channels_last", "all")
@@ -315,8 +320,9 @@ def test_the_parent_has_the_ratios_of_its_runs_and_its_words(story: Story) -> No
     by_place = {arm_and_block(run): run.data.metrics for run in well(story.more.children)}
     for arm in ARMS[1:]:
         for metric, group in (("median_epoch_s", "epoch"), ("time_to_accuracy_s", "time_to_accuracy")):
-            times = [[by_place[name, block][metric] for block in range(3)] for name in ("baseline", arm)]
-            ratio = paired_ratio(*times)
+            logs = {name: {b: math.log(by_place[name, b][metric]) for b in range(3)} for name in ARMS}
+            weights = {"baseline": 1.0, arm: -1.0}
+            ratio = as_ratio(PooledTable.of(logs).interval(weights, confidence=simultaneous(len(ARMS) - 1)))
             name = f"{group}_speedup/{arm}"
             found = [latest.data.metrics[name + end] for end in ("", "_low", "_high")]
             assert found == pytest.approx([ratio.value, ratio.low, ratio.high])
@@ -346,8 +352,8 @@ def test_two_repeats_have_no_verdict_and_three_have(story: Story) -> None:
     assert "no verdict with fewer than 3 repeats" in story.complete.ended.out
     assert "2 repeats, 3 are needed" in story.complete.ended.out
     assert "no verdict" not in story.more.ended.out
-    assert re.search("faster: |slower: |no difference shown: ", story.more.ended.out)
-    assert not re.search("faster: |slower: |no difference shown: ", story.complete.ended.out)
+    assert re.search("faster: |slower: |the same within 2 %: |not decided yet: ", story.more.ended.out)
+    assert not re.search("faster: |slower: |the same within 2 %: |not decided yet: ", story.complete.ended.out)
 
 
 def test_the_same_command_after_the_end_runs_nothing_and_writes_the_result_again(story: Story) -> None:
@@ -446,6 +452,12 @@ def forked() -> Iterator[set[tuple[int, float]]]:
         ({"tuned": "true"}, 2, "tuned=true: ablate sets it by itself. Give design=preset"),
         ({"accumulation_steps": "2"}, 2, "accumulation_steps=2: ablate sets it by itself. Give factors=accumulation"),
         ({"repeats": "0"}, 2, "repeats=0: outside its range"),
+        (
+            {"repeats": "3", "measure": "steps"},
+            2,
+            "repeats=3: measure=steps repeats until the intervals are narrow enough. Give precision or budget, or",
+        ),
+        ({"measure": "epochs"}, 2, "measure=epochs: unknown measure. Known: steps, runs"),
         ({"repeat": "3"}, 2, "repeat=3: there is no such setting. Did you mean repeats?"),
         ({"device": "cuda:99"}, 5, "device=cuda:99: torch "),
         ({"dataset": "folder", "data_dir": "nowhere"}, 3, "nowhere"),
@@ -458,7 +470,7 @@ def test_an_ablation_that_cannot_be_meant_is_refused_in_one_line(
 ) -> None:  # fmt: skip
     experiment = store.create_experiment(f"refused-{tmp_path.name}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-    ended = run_here({name: text for name, text in TINY.items() if name != "repeats"} | settings)
+    ended = run_here(PLAIN | settings)
     assert (ended.code, ended.out) == (code, "")
     assert says in ended.error
     assert store.search_runs([experiment]) == []
@@ -481,6 +493,11 @@ def test_an_ablation_that_cannot_be_meant_is_refused_in_one_line(
         ),
         ({"design": "preset"}, ["untuned", "tuned"], f"left out: {LEFT_OUT}"),
         (
+            {"factors": "channels_last", "measure": "steps", "precision": "0.01"},
+            ["baseline", "baseline again", "channels_last"],
+            "3 arms in short stretches of steps, in generations of fresh processes, until every interval is within 1.0",
+        ),
+        (
             {"factors": "accumulation:same_effective_batch,fused_optimizer", "design": "leave_one_out"},
             ["all", "all but accumulation:same_effective_batch", "all but fused_optimizer"],
             "batch 16 x 2, learning rate 0.001",
@@ -494,7 +511,7 @@ def test_a_dry_run_says_what_would_be_measured_and_makes_nothing(
 ) -> None:  # fmt: skip
     experiment = store.create_experiment(f"dry-{tmp_path.name}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
-    ended = run_here({name: text for name, text in TINY.items() if name != "repeats"} | settings | {"dry_run": "true"})
+    ended = run_here(PLAIN | settings | {"dry_run": "true"})
     assert ended.code == 0, ended.err
     assert says in ended.out
     listed = [line.strip() for line in ended.out.splitlines() if ", learning rate " in line]

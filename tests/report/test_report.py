@@ -116,7 +116,7 @@ def ablation_runs_of(study: str, blocks: int = 3) -> list[StoredRun]:
         left_out=("pin_memory (it needs CUDA)",),
     )
     of_study, base = {STUDY_ID: study, STUDY: study}, resolve({**DIGITS, "device": "cpu"})
-    command = "scripts/run -e ablate -P model=vit -P factors=channels_last,pin_memory -P repeats=3"
+    command = "scripts/run -e ablate -P model=vit -P factors=channels_last,pin_memory -P measure=runs -P repeats=3"
     tags = {**of_study, KIND: ABLATION, ASKED: asked.as_json(), "accelmlf.command": command}
     runs = [make_run("ablation", DIGITS, hardware=CPU, tags=tags)]
     for block in range(blocks):
@@ -320,7 +320,7 @@ def test_a_cell_that_was_not_measured_says_so_and_how_to(page: Page) -> None:
     ]
     asked = [dict(word.split("=", 1) for word in shlex.split(line)[4::2]) for line in lines]
     for texts in asked:
-        own = {name: texts.pop(name) for name in ("design", "repeats")}
+        own = {name: texts.pop(name) for name in ("design", "measure", "repeats")}
         assert AblateConfig(**parsed(own, AblateConfig)).factor_words() == ("tuned",)
         assert parsed(texts, RunConfig) == texts
     assert [f"{texts['model']} {texts['dataset']}" for texts in asked] == without

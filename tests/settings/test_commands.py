@@ -125,7 +125,7 @@ def test_defaults_and_what_has_no_effect_need_not_be_given(given: Given, texts: 
         TuneConfig(),
         TuneConfig(batch_sizes=(8, 16), n_trials=7, search_learning_rate=True, timeout_s=12.5, study_name="a.b"),
         AblateConfig(),
-        AblateConfig(factors="amp, channels_last", repeats=3),
+        AblateConfig(factors="amp, channels_last", measure="runs", repeats=3),
         AblateConfig(design="preset"),
     ],
     ids=str,
