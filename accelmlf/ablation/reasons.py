@@ -54,7 +54,7 @@ class Case:
     accumulation_steps: int
     """Of the arms with accumulation."""
     pipeline: str
-    device: str
+    device: str = "cpu"
     comparisons: int = 1
     """How many contrasts are looked at."""
 

@@ -59,6 +59,7 @@ def figures_of(
         time_to_accuracy_s=time_s,
         time_to_accuracy_wall_s=None if time_s is None else time_s + 3.0,
         epochs_to_accuracy=epochs_to_accuracy,
+        crossing_epochs=epochs_to_accuracy,
         num_epochs=num_epochs,
         total=total,
         total_train_s=total.train_s,
