@@ -8,6 +8,7 @@ from tests.laws.makers import CASES
 from tests.makers import make_config, train_losses
 
 RELATIVE_TOLERANCE = {
+    "allocator": 0.0,
     "workers": 0.0,
     "pin_memory": 0.0,
     "prefetch": 0.0,

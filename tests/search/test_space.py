@@ -253,7 +253,8 @@ def test_different_points_are_said_in_different_words() -> None:
     space = space_of(TuneConfig(search_learning_rate=True), sets=CPU_SETS)
     chance = random.Random(0)
     points = [space.random_point([point], chance) for point in space.grid]
-    assert len({in_words(point) for point in points}) == len(points)
+    different = {frozenset(point.items()) for point in points}  # chance may draw one twice
+    assert len({in_words(point) for point in points}) == len(different)
 
 
 def test_a_space_cannot_be_changed() -> None:
