@@ -1,0 +1,160 @@
+"""An ablation in stretches as people run it: the truth of a known effect, kill -9, arms that fail, and the choice."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+
+from accelmlf.tracking.tags import ABLATION, ARM, ARM_STRETCHES, BLOCK, CHOICE, OUTCOME, STOPPED_BY, VERDICT
+from tests.end_to_end import sleepy
+from tests.end_to_end.makers import Ended, Place, as_flags, places
+from tests.pixels import drawn
+
+pytestmark = pytest.mark.slow
+SMALL = {"model": "vit", "device": "cpu", "train_images": "400", "epochs": "2"}
+PATIENCE_S = 400
+GENERATION = SMALL | {"factors": "fused_optimizer", "precision": "0.001"}
+ARMS = {"baseline", "baseline again", "fused_optimizer"}
+
+
+class StretchPlace(Place):
+    """A folder with a store, in which a script stands for the command line."""
+
+    def start_script(self, script: str, settings: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        self.starts += 1
+        with self.file("out").open("wb") as out, self.file("err").open("wb") as err:
+            return subprocess.Popen(
+                [sys.executable, script, self.command, *as_flags(settings)],
+                env=self.variables(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def end_of(self, process: "subprocess.Popen[bytes]") -> Ended:
+        code = process.wait(PATIENCE_S)
+        return Ended(code, self.file("out").read_text(), self.file("err").read_text())
+
+    def stretches(self) -> list[Run]:
+        """The runs of arms in generations that have ended well."""
+        return [run for run in self.runs(ARM_STRETCHES) if run.data.tags.get(OUTCOME) == "completed"]
+
+    def generations(self) -> dict[str, set[str]]:
+        """Generation -> its arms."""
+        found: dict[str, set[str]] = {}
+        for run in self.stretches():
+            found.setdefault(run.data.tags[BLOCK], set()).add(run.data.tags[ARM])
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[StretchPlace]:
+    def make() -> StretchPlace:
+        return StretchPlace("ablate", tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+
+    with places(make) as make_one:
+        yield make_one()
+
+
+def test_a_technique_that_sleeps_a_twentieth_of_each_step_is_found_to_do_so(place: StretchPlace) -> None:
+    settings = SMALL | {"factors": "sleep", "budget": "1.5", "precision": "0.01"}
+    ended = place.end_of(place.start_script(str(Path(sleepy.__file__)), settings))
+    assert ended.code == 0, ended.err
+    (parent,) = place.runs(ABLATION)
+    speed = {name: parent.data.metrics[f"speedup/sleep{name}"] for name in ("", "_low", "_high")}
+    truth = 1 / (1 + sleepy.SHARE)
+    # What is slept is a share of the step without its loading, which is a hundredth of it here.
+    assert speed["_low"] <= truth + 0.005 and truth <= speed["_high"], speed
+    assert abs(speed[""] - truth) < 0.05
+    assert speed["_high"] - speed["_low"] < 0.2  # the control: an interval of everything holds the truth, too
+    assert "faster" not in parent.data.tags[VERDICT]
+    assert parent.data.tags[STOPPED_BY] in ("precision", "budget")
+    assert re.search(r"about \d+ min \(\d+ generations\); differences of", ended.out)
+    assert "noise floor: baseline against itself is" in ended.out
+    files = place.artifacts(parent)
+    assert {"ablation.md", "effects.csv", "runs.csv", "stretches.csv", "forest.png", "phases.png"} == set(files)
+    assert all(drawn(files[name]).size for name in ("forest.png", "phases.png"))
+    rows = files["stretches.csv"].read_text().splitlines()
+    rounds = sum(int(run.data.metrics["rounds"]) for run in place.stretches())
+    assert len(rows) == 1 + rounds
+
+
+def test_killed_in_the_third_generation_it_goes_on_there(place: StretchPlace) -> None:
+    settings = GENERATION | {"budget": "1"}
+    process = place.start(settings)
+    place.wait_for(process, lambda: len(place.stretches()) >= 2 * len(ARMS))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert place.is_quiet()  # the arms that were held warm have gone, too
+    before = {run.info.run_id for run in place.stretches()}
+    ended = place.end_of(place.start(settings))
+    assert ended.code == 0, ended.err
+    assert f"{len(before) // len(ARMS)} generations are there already" in ended.out
+    assert before < {run.info.run_id for run in place.stretches()}
+    complete = [arms for arms in place.generations().values() if arms == ARMS]
+    assert len(complete) >= 3
+    (killed, last) = place.runs(ABLATION)
+    assert [run.data.tags[OUTCOME] for run in (killed, last)] == ["interrupted", "completed"]
+    assert f"{len(complete)} generations of 3 fresh processes" in ended.out
+    assert "at most" not in ended.out.partition("\n\n")[0]  # the pilot was paid for once
+    again = place.end_of(place.start(settings))  # the budget is that of all starts together
+    assert again.code == 0
+    assert len(place.stretches()) == len(ARMS) * len(complete)
+
+
+def test_sigterm_ends_it_with_nothing_left_running(place: StretchPlace) -> None:
+    process = place.start(GENERATION | {"budget": "1"})
+    place.wait_for(process, lambda: "about" in place.file("out").read_text())
+    process.terminate()
+    ended = place.end_of(process)
+    assert ended.code == 128 + signal.SIGTERM
+    assert "interrupted by SIGTERM" in ended.error
+    assert place.is_quiet()
+    (parent,) = place.runs(ABLATION)
+    assert parent.data.tags[OUTCOME] == "interrupted"
+
+
+def test_an_arm_that_fails_is_left_out_and_the_others_are_judged(
+    place: StretchPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "false")  # a compiler that compiles nothing
+    ended = place.end_of(place.start(SMALL | {"factors": "compile,fused_optimizer", "budget": "0.6"}))
+    assert ended.code == 0, ended.err
+    assert "compile:default is left out from here on" in ended.out
+    failed = [run for run in place.runs(ARM_STRETCHES) if run.data.tags[OUTCOME] == "failed"]
+    assert Counter(run.data.tags[ARM] for run in failed) == {"compile:default": 1, "all": 1}  # each once and no more
+    (parent,) = place.runs(ABLATION)
+    assert "speedup/fused_optimizer" in parent.data.metrics
+    assert "speedup/compile_default" not in parent.data.metrics
+    assert "compile:default: no verdict: " in parent.data.tags[VERDICT]
+
+
+def test_what_auto_has_measured_once_the_next_run_takes_at_once(
+    place: StretchPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = "import accelmlf.ablation.auto as a; a.FIRST_LOOK['budget'] = a.SECOND_LOOK['budget'] = 0.2"
+    script = place.folder / "quick.py"
+    script.write_text(f"{quick}\nfrom accelmlf.cli import main\nif __name__ == '__main__':\n    main()\n")
+    place.command = "vit"
+    settings = {name: text for name, text in SMALL.items() if name != "model"} | {"techniques": "auto"}
+    first = place.end_of(place.start_script(str(script), settings))
+    assert first.code == 0, first.err
+    choices = [run for run in place.runs(ABLATION) if CHOICE in run.data.tags]
+    assert len(choices) == 1
+    num_ablations = len(place.runs(ABLATION))
+    second = place.end_of(place.start_script(str(script), settings | {"seed": "5", "epochs": "1"}))
+    assert second.code == 0, second.err
+    assert f"measured before (run {choices[0].info.run_id})" in second.out
+    assert len(place.runs(ABLATION)) == num_ablations
+    taken = choices[0].data.tags[CHOICE]
+    runs = [run for run in place.runs() if "accelmlf.kind" not in run.data.tags]
+    assert [run.data.tags["accelmlf.config.techniques"] for run in runs] == [taken, taken]
+    assert all("run " + choices[0].info.run_id in run.data.tags["accelmlf.techniques_chosen"] for run in runs)
+    other = place.end_of(place.start_script(str(script), settings | {"batch_size": "16", "epochs": "1"}))
+    assert other.code == 0, other.err
+    assert "measured before" not in other.out  # the control: another batch is another question
