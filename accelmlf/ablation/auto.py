@@ -45,7 +45,9 @@ def choose(given: Mapping[str, Any]) -> Choice:
     Raises:
         AccelmlfError: what ends the measurement.
     """
-    base = {name: value for name, value in given.items() if name != "techniques"}
+    wanted = resolve(given)
+    base = {name: value for name, value in given.items() if name not in ("techniques", "tuned")}
+    base |= {"batch_size": wanted.batch_size, "accumulation_steps": wanted.accumulation_steps}  # that tuned may set
     seen = look_in_own_process(resolve(base), False)
     if (former := former_choice(speed_key(seen))) is not None:
         return former

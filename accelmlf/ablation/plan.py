@@ -69,6 +69,8 @@ NO_MATTER_FOR_SPEED = (
     "stop_at_target",
     "normalisation",
     "techniques",
+    "seed",
+    "tuned",
 )
 """Settings whose values leave a step as long as it is."""
 
