@@ -16,7 +16,7 @@ from accelmlf.many_runs.comparison import CONFIDENCE, Interval, t_quantile
 
 UNEVEN = 4.0
 """An arm whose variance is so many times that of the others is not pooled with them."""
-DECIMALS = 12
+DECIMALS = 10
 """What is smaller is rounding: values that tie have no noise, not a very small one."""
 
 
