@@ -21,6 +21,8 @@ from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, too_m
 from accelmlf.many_runs.comparison import block_orders
 from accelmlf.many_runs.console import RunsConsole, left_in_words
 from accelmlf.many_runs.opened import labels_of_parent, opened
+from accelmlf.many_runs.verdicts import FASTER, SLOWER, SPEED_VERDICTS
+from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.text import counted, say
 from accelmlf.tracking.parent_run import ParentRun
@@ -179,6 +181,16 @@ def announce(plan: AblationPlan) -> None:
         say(f"  there is no arm with all of them: {plan.asked.clash}")
 
 
+def next_command(ablation: Ablation, plan: AblationPlan) -> str | None:
+    """After a screening, what asks for the factors that it shows to matter; None after another design, or for none."""
+    speeds = [ablation.judged(contrast)[0] for contrast in ablation.design.contrasts]
+    few = [e.contrast.name for e in speeds if e.verdict in SPEED_VERDICTS[FASTER : SLOWER + 1]]
+    if plan.asked.design != "screening" or not few:
+        return None
+    own = {"model": plan.base.model, "factors": ",".join(few), "design": "one_at_a_time"}
+    return command_line("ablate", own | as_given(RunConfig, {**plan.given, "model": None}))
+
+
 def record(ablation: Ablation, plan: AblationPlan, parent: ParentRun, stopped_by: str | None) -> None:
     """The result on the console and in the parent run: metrics, verdicts, tables, pictures."""
     if stopped_by is not None:
@@ -186,6 +198,8 @@ def record(ablation: Ablation, plan: AblationPlan, parent: ParentRun, stopped_by
     say("\n".join(tables.as_lines(ablation)))
     say(f"\nto show this again: {plan.command()}")
     say(AFRESH[plan.asked.measure])
+    if follow_up := next_command(ablation, plan):
+        say(f"those that matter, alone and together: {follow_up}")
     is_whole = stopped_by is not None or ablation.num_runs + len(ablation.failures) == ablation.num_planned
     tags = {VERDICT: tables.verdict(ablation)} | ({} if stopped_by is None else {STOPPED_BY: stopped_by})
     parent.log_result({}, tables.metrics(ablation), "completed" if is_whole else "failed", tags)

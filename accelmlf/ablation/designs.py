@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from accelmlf.ablation.settings import ALL, BASELINE, DEFAULT_PRECISION, RUNS, STEPS, TUNED, UNTUNED
+from accelmlf.ablation.settings import ALL, BASELINE, DEFAULT_PRECISION, MOST_ONE_AT_A_TIME, RUNS, STEPS, TUNED, UNTUNED
 from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import pick
 
@@ -56,6 +56,8 @@ class Design:
 
 
 MAX_ARMS = 32
+MIN_SCREENING = 4
+"""Arms: the smallest number in which pairs of factors can be balanced."""
 AGAIN = "again"
 """What the second of two arms that are the same is called by, after the name of the first."""
 
@@ -80,10 +82,7 @@ def factorial(factors: Sequence[str]) -> Design:
     """Factorial: an arm per combination; main effects are averaged over the others, interactions over the rest."""
     subsets = [s for size in range(len(factors) + 1) for s in itertools.combinations(factors, size)]
     arms = [Arm("+".join(subset) or BASELINE, subset) for subset in subsets]
-    mains = [
-        Contrast(f, (f,), {arm.name: (-1.0 if f in arm.factors else 1.0) * 2 / len(arms) for arm in arms})
-        for f in factors
-    ]
+    mains = [_main_effect(arms, factor) for factor in factors]
     interactions = [Contrast(f"{a} x {b}", (a, b), _interaction(arms, a, b), True) for a, b in _pairs(factors)]
     return Design(tuple(arms), (*mains, *interactions))
 
@@ -103,6 +102,29 @@ def with_preset(factors: Sequence[str]) -> Design:
         Contrast(f"{last.name} against {TUNED}", (*last.factors, TUNED), {TUNED: 1.0, last.name: -1.0}),
     )
     return Design((*design.arms, Arm(TUNED, (TUNED,))), (*design.contrasts, *contrasts))
+
+
+def screening(factors: Sequence[str]) -> Design:
+    """Screening: few of all combinations, of which each says something of every factor; for main effects alone.
+
+    Each factor is on in half of the arms and each pair of factors in a quarter, so that a main effect is an average
+    over all arms. Pairs that work together or against one another are mixed into it. Source: Plackett and Burman 1946,
+    The design of optimum multifactorial experiments; where the number of arms is a power of two as here, the same as a
+    fractional factorial.
+    """
+    from scipy.linalg import hadamard
+
+    size = 1 << len(factors).bit_length()
+    signs = hadamard(max(size, MIN_SCREENING))[:, 1 : len(factors) + 1]  # the first row is of ones: no factor is on
+    subsets = [tuple(f for f, sign in zip(factors, row, strict=True) if sign < 0) for row in signs]
+    arms = [Arm("+".join(subset) or BASELINE, subset) for subset in subsets]
+    return Design(tuple(arms), tuple(_main_effect(arms, factor) for factor in factors))
+
+
+def _main_effect(arms: Sequence[Arm], factor: str) -> Contrast:
+    """The mean of the arms without a factor over that of those with it."""
+    share = 2 / len(arms)
+    return Contrast(factor, (factor,), {arm.name: -share if factor in arm.factors else share for arm in arms})
 
 
 def preset(factors: Sequence[str]) -> Design:
@@ -141,6 +163,11 @@ def _interaction(arms: Sequence[Arm], one: str, other: str) -> dict[str, float]:
     }
 
 
+def design_by_number(num_factors: int, *, clash: str | None) -> str:
+    """The design of so many factors where none was asked for; `clash` says why they cannot all be on together."""
+    return "screening" if num_factors > MOST_ONE_AT_A_TIME and clash is None else "one_at_a_time"
+
+
 def make_design(name: str, factors: Sequence[str], *, clash: str | None = None) -> Design:
     """A design over factors; `clash` says why they cannot all be on together.
 
@@ -161,11 +188,12 @@ def make_design(name: str, factors: Sequence[str], *, clash: str | None = None) 
     return Design(tuple(arm for arm in design.arms if arm.name != ALL), contrasts)
 
 
-COMBINING = ("leave_one_out", "factorial")
+COMBINING = ("leave_one_out", "factorial", "screening")
 DESIGNS: dict[str, Callable[[Sequence[str]], Design]] = {
     "one_at_a_time": one_at_a_time,
     "leave_one_out": leave_one_out,
     "factorial": factorial,
+    "screening": screening,
     "alone": alone,
     "with_preset": with_preset,
     "preset": preset,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelmlf.ablation.designs import Arm, Asked
+from accelmlf.ablation.designs import Arm, Asked, design_by_number
 from accelmlf.ablation.factors import Factors, look_at_factors, settings_of
-from accelmlf.ablation.settings import OF_PRESETS, STEPS, TUNED, AblateConfig
+from accelmlf.ablation.settings import BY_NUMBER, OF_PRESETS, STEPS, TUNED, AblateConfig
 from accelmlf.data.batches import BatchPlan
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.machine import isolation
@@ -100,7 +100,9 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
         remedy = "Give some that it has: dry_run=true of a model lists them"
         raise DeviceError("factors", ",".join(words), rule, remedy)
     asked = Asked(
-        design=ablate.design,
+        design=design_by_number(len(factors.labels), clash=factors.clash)
+        if ablate.design == BY_NUMBER
+        else ablate.design,
         factors=factors.labels,
         clash=factors.clash,
         repeats=ablate.num_repeats,

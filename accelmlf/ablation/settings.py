@@ -18,7 +18,19 @@ SET_BY_ABLATION = {"tuned": "design=preset", "accumulation_steps": "factors=accu
 
 OF_PRESETS = ("preset", "with_preset")
 """Designs that have an arm of the recipe's preset."""
-DESIGN_NAMES = ("one_at_a_time", "leave_one_out", "factorial", "alone", "with_preset", "preset")
+BY_NUMBER = "auto"
+"""What becomes a design once it is known how many factors this device can run."""
+MOST_ONE_AT_A_TIME = 5
+DESIGN_NAMES = (
+    BY_NUMBER,
+    "one_at_a_time",
+    "leave_one_out",
+    "factorial",
+    "screening",
+    "alone",
+    "with_preset",
+    "preset",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +39,12 @@ class AblateConfig:
 
     factors: str | None = setting(None, default_text=DEFAULT_FACTORS)
     """Comma list of techniques, accumulation (as the recipe), accumulation:same_effective_batch, or all techniques."""
-    design: str = setting("one_at_a_time", choices=DESIGN_NAMES)
-    """one_at_a_time, leave_one_out, factorial (every combination), alone (none together), with_preset, or preset."""
+    design: str = setting(
+        BY_NUMBER,
+        choices=DESIGN_NAMES,
+        default_text=f"one_at_a_time, and screening above {MOST_ONE_AT_A_TIME} factors",
+    )
+    """one_at_a_time, leave_one_out, factorial, screening, alone (none together), with_preset, or preset."""
     measure: str = setting(STEPS, choices=(STEPS, RUNS))
     """steps: short stretches of steps, in minutes; runs: whole training runs, each to its last epoch."""
     precision: float = setting(DEFAULT_PRECISION, at_least=0.001, at_most=0.5)

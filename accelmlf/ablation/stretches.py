@@ -9,12 +9,15 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
+from tqdm import tqdm
+
 from accelmlf.ablation.designs import Design
 from accelmlf.ablation.effects import SECONDS_PER_PICTURE, Measured, interval_of
 from accelmlf.ablation.generation import TooManyAtOnceError, Turns, groups_of, joined, take_turns
 from accelmlf.ablation.live import LiveView
 from accelmlf.ablation.pilot import (
     TYPICAL_PROCESS_SD,
+    Forecast,
     ceilings_in_words,
     forecast,
     hopeless_in_words,
@@ -58,6 +61,25 @@ class Measurement:
 
     def num_rounds(self, start_s: float, round_s: float) -> int:
         return rounds_of_next(start_s, round_s, self.kept.spent, self.variances(), self.budget_s)
+
+    def so_far(self, number: int) -> str:
+        """After generation `number`: each contrast with its interval, and what is left."""
+        count, spent = len(self.design.contrasts), self.kept.spent
+        figures = []
+        for contrast in (*self.design.contrasts, *filter(None, [self.design.null])):
+            interval = interval_of(contrast, SECONDS_PER_PICTURE, self.kept.measured, count)
+            figures.append(f"{contrast.name} {as_ratio(interval) if interval else 'failed'}")
+        used_s, last = sum(generation.total_s for generation in spent), spent[-1] if spent else None
+        left = ""
+        if last is not None and self.stop_reason() is None:
+            variances = self.variances() or (sum(self.kept.round_variances) / len(spent), TYPICAL_PROCESS_SD**2)
+            ahead = self.forecast(last.start_s, last.round_s, last.num_rounds, variances)
+            left = f"; left about {tqdm.format_interval(max(ahead.seconds - used_s, last.total_s))}"
+        return f"generation {number}: {', '.join(figures)}{left}"
+
+    def forecast(self, start_s: float, round_s: float, num_rounds: int, variances: tuple[float, float]) -> Forecast:
+        limits = {"precision": self.plan.ablate.precision, "budget_s": self.budget_s}
+        return forecast(self.design, start_s, round_s, num_rounds, variances, **limits)
 
     def variances(self) -> tuple[float, float] | None:
         """Of a stretch within its round, and of what a process has of its own; None before there are three."""
@@ -110,6 +132,7 @@ def measure_stretches(plan: AblationPlan, parent: ParentRun) -> str:
         record_generation(parent, plan, number, turns, joined(reduced, measurement.design.arms[0].name), failed)
         measurement.kept = kept_generations(parent, plan)
         tell_failures(failed)
+        say(measurement.so_far(number))
         if measurement.design.arms[0].name in failed:
             raise failed[measurement.design.arms[0].name]
     return reason
@@ -123,8 +146,7 @@ def announce_cost(measurement: Measurement, weights: str) -> None:
     start_s, round_s = arms * pilot.start_s, arms * pilot.stretch_s
     num_rounds = measurement.num_rounds(start_s, round_s)
     variances = pilot.variance, TYPICAL_PROCESS_SD**2
-    limits = {"precision": plan.ablate.precision, "budget_s": measurement.budget_s}
-    say(f"  {in_words(forecast(design, start_s, round_s, num_rounds, variances, **limits))}")
+    say(f"  {in_words(measurement.forecast(start_s, round_s, num_rounds, variances))}")
     say(f"  {ceilings_in_words(pilot)}")
     steps = max(config.accumulation_steps for config in plan.configs.values())
     for line in hopeless_in_words(pilot.hopeless(plan.asked.factors, steps)):
