@@ -16,12 +16,13 @@ from accelmlf.ablation.factors import factor_of
 from accelmlf.ablation.reasons import LOADING
 from accelmlf.ablation.rounds import Generation
 from accelmlf.ablation.stopping import MIN_GENERATIONS
-from accelmlf.many_runs.comparison import t_quantile
+from accelmlf.many_runs.comparison import MIN_REPEATS, t_quantile
 from accelmlf.many_runs.pooled import simultaneous
 from accelmlf.many_runs.verdicts import SAME_WITHIN
 from accelmlf.many_runs.warm_run import warm_run
 from accelmlf.run.ceilings import DATA_THERE, FORWARD_ONLY, HALF_BATCH, NO_AUGMENTATION, NO_OPTIMIZER, VARIANTS, WHOLE
 from accelmlf.settings.run import RunConfig
+from accelmlf.text import counted
 
 PILOT_ROUNDS = 6
 TYPICAL_PROCESS_SD = 0.01
@@ -114,8 +115,10 @@ def forecast(
 
 def in_words(plan: Forecast) -> str:
     """`about 9 min; differences of 2 % or more`."""
-    minutes = max(round(plan.seconds / 60), 1)
-    return f"about {minutes} min ({plan.generations} generations); differences of {plan.half_width:.1%} or more"
+    how_long = f"about {max(round(plan.seconds / 60), 1)} min ({counted(plan.generations, 'generation')})"
+    if plan.generations < MIN_REPEATS:
+        return f"{how_long}, where a verdict needs {MIN_REPEATS}: give a larger budget"
+    return f"{how_long}; differences of {plan.half_width:.1%} or more"
 
 
 def hopeless_in_words(hopeless: Mapping[str, float]) -> list[str]:

@@ -25,6 +25,7 @@ MAX_DEFAULT_WORKERS, MAX_WORKERS_PER_CORE = 4, 4
 class Allocator(Technique):
     does = "the allocator keeps freed memory for the next step instead of giving it back to the system"
     needs = "glibc"
+    keeps_bits = True
 
     def parse(self, word: str, option: str | None, device: torch.device) -> str:
         if option not in (None, "glibc"):
