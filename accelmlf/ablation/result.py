@@ -71,7 +71,11 @@ class Ablation:
     def _of_stretches(cls, parent: StoredRun, asked: Asked, children: Sequence[StoredRun]) -> "Ablation":
         """A block is a generation that is complete."""
         arms = asked.as_design().arms
-        counted = blocks_of([run for run in children if run.tags.get(KIND) == ARM_RUN], arms)
+        whole_runs = [run for run in children if run.tags.get(KIND) == ARM_RUN]
+        counted = blocks_of(whole_runs, arms)
+        for run in whole_runs:  # one that diverged, say, has not reached the target
+            if run.outcome in FAILED_BY_ITSELF:
+                counted.setdefault(int(run.tags[BLOCK]), {}).setdefault(run.tags[ARM], run)
         runs = [run for run in children if run.tags.get(KIND) == ARM_STRETCHES]
         kept = kept_of(runs, [arm.name for arm in arms])
         whole = {number for blocks in kept.measured.values() for number in blocks}
