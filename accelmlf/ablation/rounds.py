@@ -32,8 +32,10 @@ class Generation:
 
     @classmethod
     def of(cls, seconds: Seconds) -> "Generation":
+        if not seconds.size:  # every arm has failed
+            return cls(np.empty(0), 0.0, 0.0)
         logs = np.log(seconds)
-        # By the round's median: a stretch that was hit does not lend its excess to the others.
+        # Against the round's mean: against its median, arms that differ would be biased by spikes, which go one way.
         relative = logs - logs.mean(1, keepdims=True)
         found, clipped, variances = zip(*(_huber(column) for column in relative.T), strict=True)
         level = float(np.median(logs))
