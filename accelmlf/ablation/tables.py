@@ -50,8 +50,9 @@ def reasons(ablation: Ablation) -> list[str]:
 
 def paid_once(ablation: Ablation) -> list[str]:
     """A sentence per contrast that costs more set-up or warm-up than it saves in an epoch."""
-    epochs = int(ablation.settings["epochs"])
-    found = {c.name: break_even(c, ablation.measured, epochs) for c in ablation.design.contrasts}
+    epochs = ablation.settings["epochs"]
+    contrasts = ablation.design.contrasts if epochs.isdecimal() else ()  # a store may hold anything
+    found = {c.name: break_even(c, ablation.measured, int(epochs)) for c in contrasts}
     return [f"{name} {text}." for name, text in found.items() if text is not None]
 
 

@@ -46,7 +46,14 @@ def test_the_arms_of_a_design_are_all_different(design: str, count: int) -> None
 @ONE_TO_FOUR
 def test_a_design_has_as_many_arms_as_its_name_says(design: str, count: int) -> None:
     together = count + (2 if count > 1 else 1)  # with one factor, all is that one
-    expected = {"one_at_a_time": together, "leave_one_out": count + 1, "factorial": 2**count, "preset": 2}
+    expected = {
+        "one_at_a_time": together,
+        "leave_one_out": count + 1,
+        "factorial": 2**count,
+        "alone": count + 1,
+        "with_preset": together + 1,
+        "preset": 2,
+    }
     assert len(make_design(design, FACTORS[:count]).arms) == expected[design]
 
 
@@ -70,8 +77,8 @@ def test_a_contrast_weighs_arms_of_its_design_against_one_another(design: str, c
 def test_what_a_main_effect_compares_differs_in_its_factors_alone(design: str, count: int) -> None:
     made = make_design(design, FACTORS[:count])
     for contrast in made.contrasts:
-        if contrast.is_interaction:
-            continue
+        if contrast.is_interaction or (design == "with_preset" and TUNED in contrast.factors):
+            continue  # what the preset has on is the recipe's own
         within, without = arms_of(made, contrast.within), arms_of(made, contrast.without)
         rest = {frozenset(arm.factors) - set(contrast.factors) for arm in within}
         assert all(set(contrast.factors) <= set(arm.factors) for arm in within)
@@ -91,7 +98,29 @@ def test_every_arm_is_compared_with_another(design: str, count: int) -> None:
 def test_every_factor_has_an_effect_of_its_own(design: str, count: int) -> None:
     factors = (TUNED,) if design == "preset" else FACTORS[:count]
     alone = [c.factors for c in make_design(design, factors).contrasts if len(c.factors) == 1]
-    assert alone == [(factor,) for factor in factors]
+    preset = [(TUNED,)] if design == "with_preset" else []
+    assert alone == [*((factor,) for factor in factors), *preset]
+
+
+@ONE_TO_FOUR
+def test_alone_is_one_at_a_time_without_all_together(count: int) -> None:
+    alone, beside_all = (make_design(design, FACTORS[:count]) for design in ("alone", "one_at_a_time"))
+    without_all = [contrast for contrast in beside_all.contrasts if ALL not in contrast.weights]
+    assert alone.arms == tuple(arm for arm in beside_all.arms if arm.name != ALL)
+    assert alone.contrasts == tuple(without_all)
+    assert (alone == beside_all) == (count == 1)  # the control
+
+
+@ONE_TO_FOUR
+def test_the_preset_is_set_beside_the_baseline_and_beside_all_together(count: int) -> None:
+    made, without = (make_design(design, FACTORS[:count]) for design in ("with_preset", "one_at_a_time"))
+    assert made.arms == (*without.arms, Arm(TUNED, (TUNED,)))
+    *others, alone, against = made.contrasts
+    last = without.arms[-1].name  # of one factor that alone is all together
+    assert tuple(others) == without.contrasts
+    assert (alone.name, alone.weights) == (TUNED, {BASELINE: 1.0, TUNED: -1.0})
+    assert (against.name, against.weights) == (f"{last} against {TUNED}", {TUNED: 1.0, last: -1.0})
+    assert against.factors == (*FACTORS[:count], TUNED)
 
 
 def test_only_a_factorial_design_tells_of_interactions() -> None:
@@ -110,6 +139,10 @@ def test_the_arms_are_called_what_is_on() -> None:
     assert names("leave_one_out", 1) == [ALL, BASELINE]
     assert names("factorial", 2) == [BASELINE, "amp", "workers:2", "amp+workers:2"]
     assert names("factorial", 1) == [BASELINE, "amp"]
+    assert names("alone", 2) == [BASELINE, "amp", "workers:2"]
+    assert names("alone", 1) == [BASELINE, "amp"]
+    assert names("with_preset", 2) == [BASELINE, "amp", "workers:2", ALL, TUNED]
+    assert names("with_preset", 1) == [BASELINE, "amp", TUNED]
     assert names("preset", 2) == names("preset", 1) == ["untuned", TUNED]
 
 
@@ -237,12 +270,19 @@ def test_a_design_that_combines_refuses_what_cannot_be_on_together(design: str) 
     )
 
 
-def test_one_at_a_time_leaves_out_the_arm_that_cannot_be() -> None:
+@pytest.mark.parametrize("design", ["one_at_a_time", "with_preset"])
+def test_a_design_that_has_all_together_leaves_out_the_arm_that_cannot_be(design: str) -> None:
     factors = ("workers:2", "resident")
-    clashing, free = (make_design("one_at_a_time", factors, clash=clash) for clash in (CLASH, None))
-    assert clashing.arms == free.arms[:-1]
-    assert clashing.contrasts == free.contrasts[:-1]
-    assert free.arms[-1] == Arm(ALL, factors)
+    clashing, free = (make_design(design, factors, clash=clash) for clash in (CLASH, None))
+    assert clashing.arms == tuple(arm for arm in free.arms if arm.name != ALL)
+    assert clashing.contrasts == tuple(c for c in free.contrasts if ALL not in c.weights)
+    assert Arm(ALL, factors) in free.arms  # the control
+    assert len(clashing.contrasts) < len(free.contrasts)
+
+
+def test_alone_has_no_arm_that_cannot_be() -> None:
+    factors = ("workers:2", "resident")
+    assert make_design("alone", factors, clash=CLASH) == make_design("alone", factors)
 
 
 def test_every_combination_of_too_many_factors_is_refused() -> None:

@@ -13,7 +13,6 @@ import pytest
 from accelmlf.ablation.designs import Contrast, Design, make_design
 from accelmlf.ablation.effects import (
     MEASURES,
-    SAME_WITHIN,
     SECONDS_PER_EPOCH,
     SECONDS_PER_PICTURE,
     TIME_TO_ACCURACY,
@@ -28,6 +27,7 @@ from accelmlf.ablation.settings import BASELINE
 from accelmlf.ablation.stored import figures_of as stretch_figures_of
 from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, Interval, t_interval
 from accelmlf.many_runs.pooled import simultaneous
+from accelmlf.many_runs.verdicts import SAME_WITHIN
 from accelmlf.measure.cost import PHASES, Cost
 from tests.ablation.makers import Table, figures_of, measured_from, seconds_of, study_of
 

@@ -110,9 +110,11 @@ def all_configs(row: Row, design: str, factors: tuple[str, ...], **given: object
 @pytest.mark.parametrize("design", [name for name in DESIGNS if name != "preset"])
 def test_every_arm_is_a_run_that_differs_in_what_its_factors_stand_for(row: Row, design: str) -> None:
     factors = ("amp:bf16", "channels_last", *NUMBER_FACTORS)
-    configs = all_configs(row, design, factors)
+    configs = dict(all_configs(row, design, factors))
     base, made = base_of(row), {arm.name: arm for arm in make_design(design, factors).arms}
     assert len({(c.techniques, c.batch_size, c.accumulation_steps) for c in configs.values()}) == len(configs)
+    if design == "with_preset":  # the recipe's own, whatever the factors
+        assert configs.pop(TUNED) == base_of(row, tuned=True) != base
     for name, config in configs.items():
         names = [field.name for field in dataclasses.fields(RunConfig)]
         departs = {name for name in names if getattr(config, name) != getattr(base, name)}

@@ -35,8 +35,9 @@ EPOCH = {"data_wait": 0.5, "transfer": 0.5, "augment": 0.5, "forward": 3.0, "bac
 """Seconds of each phase; ten together, so that a share is easily seen."""
 DRIFT = (1.0, 1.01, 0.99, 1.02, 0.98)
 """What the blocks do to all their runs alike."""
-HALF_WIDTH = 2.776445 * 0.0158114 / 5**0.5
-"""Of the interval of a change, as a share of it: five blocks with that drift, Student's t of 4 degrees of freedom."""
+HALF_WIDTH = 4.851008 * 0.0158114 / 5**0.5
+"""Of the interval of a change, as a share of it: five blocks with that drift, Student's t of 4 degrees of freedom, and
+5 % shared by the six phases of one contrast."""
 
 
 def became(before: float, after: float) -> str:
@@ -262,14 +263,14 @@ def test_a_change_within_noise_is_said_to_be_none(repeats: int) -> None:
         table[AMP][block]["mean_forward_s"] *= 1 + 0.2 * (-1) ** block
     found = what_it_did(Case(contrast_of(AMP), table, 2, "stream"))
     told = "are too few to judge" if repeats < MIN_REPEATS else "do not tell from no change"
-    assert found is not None and found.endswith(f", which {repeats} repeats {told}")
+    assert found is not None and found.endswith(f", which {repeats} blocks {told}")
 
 
 def test_one_repeat_is_too_few_to_judge() -> None:
     case = case_of(AMP, EPOCH, changed(forward=1.5, backward=2.0), repeats=1)
     assert what_it_did(case) == (
         "it acts on forward and backward, together 70% of an epoch without it: "
-        "7.00 s became 3.50 s (-3.50 s), which 1 repeat is too few to judge"
+        "7.00 s became 3.50 s (-3.50 s), which 1 block is too few to judge"
     )
 
 
@@ -350,12 +351,12 @@ def test_of_several_factors_together_every_phase_that_changed_is_told() -> None:
 @pytest.mark.parametrize(
     ("without", "within", "sentence"),
     [
-        ([5, 5, 5], [8, 8, 9], "the target took 8.3 epochs instead of 5.0"),
-        ([6, 7, 6], [4, 5, 3], "the target took 4.0 epochs instead of 6.3"),
+        ([5, 5, 5, 5, 5], [8, 8, 9, 8, 9], "the target took 8.4 epochs instead of 5.0"),
+        ([6, 7, 6, 7, 6], [4, 5, 3, 4, 3], "the target took 3.8 epochs instead of 6.4"),
         # Whole numbers that tie do not say how far the next one would be off.
-        ([5, 5, 5], [6, 6, 6], "the target took 6.0 epochs instead of 5.0, which 3 repeats do not tell from no change"),
-        ([5, 6, 5], [5, 9, 4], "the target took 6.0 epochs instead of 5.3, which 3 repeats do not tell from no change"),
-        ([5], [6], "the target took 6.0 epochs instead of 5.0, which 1 repeat is too few to judge"),
+        ([5, 5, 5], [6, 6, 6], "the target took 6.0 epochs instead of 5.0, which 3 blocks do not tell from no change"),
+        ([5, 6, 5], [5, 9, 4], "the target took 6.0 epochs instead of 5.3, which 3 blocks do not tell from no change"),
+        ([5], [6], "the target took 6.0 epochs instead of 5.0, which 1 block is too few to judge"),
         ([5, 6, 5], [5, 6, 5], None),
         ([5, 6, 5], [6, 5, 5], None),
         ([5, 5, 5], [6, None, 6], None),
@@ -367,7 +368,7 @@ def test_of_several_factors_together_every_phase_that_changed_is_told() -> None:
         "fewer",
         "one more each time",
         "perhaps more",
-        "one repeat",
+        "one block",
         "the same",
         "the same in the mean",
         "a miss",

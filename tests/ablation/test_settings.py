@@ -4,7 +4,16 @@ import pytest
 
 from accelmlf.ablation.designs import COMBINING, DESIGNS
 from accelmlf.ablation.factors import ACCUMULATION, NUMBER_FACTORS, SAME_EFFECTIVE_BATCH
-from accelmlf.ablation.settings import DEFAULT_FACTORS, RUNS, SET_BY_ABLATION, STEPS, TUNED, AblateConfig
+from accelmlf.ablation.settings import (
+    DEFAULT_FACTORS,
+    DESIGN_NAMES,
+    OF_PRESETS,
+    RUNS,
+    SET_BY_ABLATION,
+    STEPS,
+    TUNED,
+    AblateConfig,
+)
 from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import field_help, parse_setting, settable_fields
 from accelmlf.settings.recipes import RECIPES
@@ -18,24 +27,20 @@ FIELDS = settable_fields(AblateConfig)
 def test_every_setting_of_an_ablation_has_a_help_text_and_a_default_to_show(name: str) -> None:
     assert field_help(AblateConfig)[name].endswith(".")
     text = FIELDS[name].metadata["default_text"]
-    if name == "repeats":  # of one way to measure alone
-        text, _, condition = text.partition(" with ")
-        assert condition == f"measure={RUNS}"
-        assert parse_setting(name, text, AblateConfig) == AblateConfig(measure=RUNS).num_repeats
+    if name == "repeats":  # another number for either way to measure
+        of_runs, of_steps = text.split(", ")
+        assert of_runs == f"{AblateConfig(measure=RUNS).num_repeats} with measure={RUNS}"
+        assert (of_steps, AblateConfig(measure=STEPS).num_repeats) == (f"none with {STEPS}", 0)
         return
     shown = parse_setting(name, text, AblateConfig)
     assert shown == (FIELDS[name].default or DEFAULT_FACTORS)
 
 
-def test_repeats_are_of_whole_runs_alone() -> None:
+def test_repeats_are_of_whole_runs_which_stretches_need_none_of() -> None:
     assert AblateConfig().measure == STEPS and AblateConfig().num_repeats == 0
-    assert AblateConfig(measure=RUNS, repeats=7).num_repeats == 7
-    with pytest.raises(ConfigError) as caught:
-        AblateConfig(repeats=7)
-    assert str(caught.value) == (
-        "repeats=7: measure=steps repeats until the intervals are narrow enough. "
-        "Give precision or budget, or measure=runs"
-    )
+    assert AblateConfig(measure=RUNS).num_repeats > 0
+    for measure in (STEPS, RUNS):  # beside stretches, epochs are counted with so many seeds
+        assert AblateConfig(measure=measure, repeats=7).num_repeats == 7
 
 
 def test_no_setting_of_an_ablation_is_also_one_of_its_runs() -> None:
@@ -45,8 +50,9 @@ def test_no_setting_of_an_ablation_is_also_one_of_its_runs() -> None:
 
 
 def test_the_choices_of_a_design_are_the_table() -> None:
-    assert FIELDS["design"].metadata["choices"] == tuple(DESIGNS)
+    assert FIELDS["design"].metadata["choices"] == tuple(DESIGNS) == DESIGN_NAMES
     assert set(COMBINING) < set(DESIGNS)
+    assert set(OF_PRESETS) < set(DESIGNS)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_a_preset_has_factors_of_its_own() -> None:
     ("name", "text", "message"),
     [
         ("design", "factoral", "design=factoral: unknown design. Did you mean factorial?"),
-        ("design", "", "design=: unknown design. Known: one_at_a_time, leave_one_out, factorial, preset"),
+        ("design", "", f"design=: unknown design. Known: {', '.join(DESIGN_NAMES)}"),
         ("repeats", "0", "repeats=0: outside its range. Give a whole number of at least 1 up to 100"),
         ("repeats", "101", "repeats=101: outside its range. Give a whole number of at least 1 up to 100"),
         ("repeats", "2.5", "repeats=2.5: not a whole number. Give a whole number of at least 1 up to 100"),
@@ -117,11 +123,13 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(name: str, text: str, m
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("design", OF_PRESETS)
 @pytest.mark.parametrize("name", ["techniques", "batch_size"])
-def test_what_the_preset_sets_cannot_be_given_beside_it(name: str) -> None:
+def test_what_the_preset_sets_cannot_be_given_beside_it(name: str, design: str) -> None:
     given = {**{"model": "vit"}, name: "amp" if name == "techniques" else 16}
-    with pytest.raises(ConfigError, match=f"^{name}=.*: design=preset compares the recipe's own arms") as error:
-        AblateConfig(design="preset").check_runs(given)
+    with pytest.raises(ConfigError, match=f"^{name}=.*: design={design} compares the recipe's own arms") as error:
+        AblateConfig(design=design).check_runs(given)
     assert error.value.exit_code == 2
-    AblateConfig().check_runs(given)  # the control
-    AblateConfig(design="preset").check_runs({"model": "vit"})
+    for other in DESIGNS.keys() - {*OF_PRESETS}:  # the control
+        AblateConfig(design=other).check_runs(given)
+    AblateConfig(design=design).check_runs({"model": "vit"})

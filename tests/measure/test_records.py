@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from accelmlf.ablation.effects import MEASURES
+from accelmlf.ablation.effects import MEASURES, SECONDS_PER_PICTURE
+from accelmlf.ablation.stored import figures_of as figures_of_stretches
 from accelmlf.machine.presence import Presence
 from accelmlf.measure.cost import PHASES, Cost, GpuState
-from accelmlf.measure.records import RunSummary
+from accelmlf.measure.records import RunSummary, cost_metrics
 from tests.search.makers import make_epoch
 
 QUALITY = make_epoch(1, 0.9, 10.0).quality
@@ -40,6 +41,7 @@ def summary(total: Cost = TOTAL, **changed: Any) -> RunSummary:
         "time_to_accuracy_s": 37.0,
         "time_to_accuracy_wall_s": 45.0,
         "epochs_to_accuracy": 3,
+        "crossing_epochs": 2.6,
         "num_epochs": NUM_EPOCHS,
         "total": total,
         "total_train_s": total.train_s,
@@ -101,6 +103,7 @@ def test_what_was_not_captured_is_absent_and_nothing_else_is(field: str, name: s
         ("time_to_accuracy_s", {"time_to_accuracy_s"}),
         ("time_to_accuracy_wall_s", {"time_to_accuracy_wall_s"}),
         ("epochs_to_accuracy", {"epochs_to_accuracy"}),
+        ("crossing_epochs", {"crossing_epochs"}),
         ("test", {"final_accuracy", "final_f1", "final_loss"}),
         ("test_s", {"test_s"}),
     ],
@@ -111,12 +114,14 @@ def test_what_a_run_has_not_is_absent(field: str, names: set[str]) -> None:
 
 
 def test_a_miss_is_no_time_and_no_number_of_epochs() -> None:
-    missed = summary(time_to_accuracy_s=None, time_to_accuracy_wall_s=None, epochs_to_accuracy=None)
-    figures = missed.as_metrics()
+    of_target = ("time_to_accuracy_s", "time_to_accuracy_wall_s", "epochs_to_accuracy", "crossing_epochs")
+    nothing: dict[str, Any] = dict.fromkeys(of_target)
+    figures = summary(**nothing).as_metrics()
     assert figures["reached_target"] == 0
-    assert not [name for name in figures if "to_accuracy" in name]
+    assert not [name for name in figures if "to_accuracy" in name or "crossing" in name]
     assert summary().as_metrics()["reached_target"] == 1
     assert summary().as_metrics()["epochs_to_accuracy"] == 3
+    assert summary().as_metrics()["crossing_epochs"] == 2.6
 
 
 def test_a_count_of_nothing_was_captured() -> None:
@@ -159,7 +164,20 @@ def test_the_page_of_records_names_every_figure() -> None:
 
 
 def test_all_that_ablations_compare_is_recorded() -> None:
-    assert {measure.metric for measure in MEASURES} <= summary().as_metrics().keys()
+    compared, of_runs = {measure.metric for measure in MEASURES}, summary().as_metrics().keys()
+    # Stretches have a speed and no epoch that was whole.
+    assert compared - of_runs == {SECONDS_PER_PICTURE.metric}
+    assert SECONDS_PER_PICTURE.metric in figures_of_stretches([TOTAL], 0.0125, 1_000)
+
+
+def test_what_an_epoch_has_cost_is_recorded_by_the_names_of_any_stretch_of_training() -> None:
+    of_cost, whole = cost_metrics(TOTAL), epoch_figures()
+    assert of_cost.items() <= whole.items()
+    of_epochs = {"train/loss", "train/learning_rate", "train/skipped_steps", "time/eval_s", "time/elapsed_train_s"}
+    assert whole.keys() - of_cost.keys() == of_epochs | {"eval/loss", "eval/accuracy", "eval/f1_macro"}
+    nothing = Cost(50.0, {"forward": 49.0}, 4_000)
+    expected = {"time/train_s": 50.0, "time/forward_s": 49.0, "time/other_s": 1.0, "throughput/images_per_s": 80.0}
+    assert cost_metrics(nothing) == expected  # the control: what was not captured is absent
 
 
 @pytest.mark.parametrize(("explained", "share"), [(50.0, 0.0), (45.0, 0.1), (55.0, 0.1)])

@@ -327,6 +327,20 @@ def test_runs_are_read_of_the_experiments_that_were_asked_for_and_by_mlflow_s_fi
     assert [run.info.run_id for run in red] == [one, three]
 
 
+def test_a_run_that_has_ended_takes_more_tags_and_stays_as_it_is_otherwise(
+    store: mlflow.MlflowClient, experiment: str
+) -> None:
+    run_id = made(store, experiment, 1, colour="red", shape="round")
+    store.set_terminated(run_id, "FINISHED")
+    before = store.get_run(run_id)
+    Store(store).set_tags(run_id, {"colour": "blue", "size": "small"})
+    after = store.get_run(run_id)
+    assert after.data.tags == before.data.tags | {"colour": "blue", "size": "small"} != before.data.tags
+    assert after.info.status == "FINISHED" and after.info.end_time == before.info.end_time
+    with pytest.raises(TrackingError, match="tracking="):
+        Store(store).set_tags("0" * 32, {"colour": "blue"})
+
+
 def test_runs_that_were_deleted_are_not_read(store: mlflow.MlflowClient, experiment: str) -> None:
     one, two = made(store, experiment, 1), made(store, experiment, 2)
     store.delete_run(one)

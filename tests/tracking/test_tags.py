@@ -20,10 +20,11 @@ from tests.makers import make_config
 PACKAGE = Path(accelmlf.__file__).parent
 PAGE = Path(tags.__file__)
 NAMES = {
-    "ablation", "ablation_arm", "arm", "block", "code.", "code.commit", "code.uncommitted_changes", "command",
-    "config.", "continued_by", "data_digest", "device_key", "ended_at", "error", "hardware.", "kind", "outcome",
-    "owner", "point", "resumed_in_epoch", "sampler", "skipped_techniques", "space.", "stopped_by", "study",
-    "study_id", "trial", "unfit", "verdict", "version.", "weights_source", "winner_command",
+    "ablation", "ablation_arm", "arm", "block", "choice", "choice_reason", "code.", "code.commit",
+    "code.uncommitted_changes", "command", "config.", "continued_by", "data_digest", "device_key", "ended_at", "error",
+    "hardware.", "kind", "outcome", "owner", "point", "resumed_in_epoch", "sampler", "skipped_techniques", "space.",
+    "speed_key", "stopped_by", "study", "study_id", "trial", "unfit", "verdict", "version.", "weights_source",
+    "winner_command",
 }  # fmt: skip
 """As stores of every version have them, without PREFIX; a group ends with a point."""
 OF_WEIGHTS = {"accelmlf.model", "accelmlf.architecture"}

@@ -47,7 +47,7 @@ FINAL = {
     *(f"mean_{part}_s" for part in ("epoch", *PHASES, "other")), "mean_images_per_s", "peak_host_mib",
     *MISSING,
 }  # fmt: skip
-AT_TARGET = {"time_to_accuracy_s", "time_to_accuracy_wall_s", "epochs_to_accuracy"}
+AT_TARGET = {"time_to_accuracy_s", "time_to_accuracy_wall_s", "epochs_to_accuracy", "crossing_epochs"}
 ARTIFACTS = {
     "config.json", "environment.json", "epochs.csv", "curves.png", "confusion_matrix.png",
     "classification_report.json", "model.safetensors",
@@ -187,6 +187,22 @@ def test_the_memory_tracker_sees_what_mlflow_sees(store: mlflow.MlflowClient) ->
     ]
     assert set(memory.artifacts) == ARTIFACTS
     assert {PREFIX + name for name in memory.tags} <= run.data.tags.keys()
+
+
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_a_series_has_a_value_per_step_however_many_a_server_takes_at_once(
+    store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("accelmlf.tracking.tracker.MOST_PER_CALL", most)
+    series = {"time/train_s": [0.5, 0.7, 0.6], "stretch/images": [64.0, 64.0, 64.0], "stretch/place": [2.0, 1.0]}
+    counting = Counting(store.tracking_uri)
+    with MlflowTracker(Store(counting)).run() as run:
+        run.log_series(series)
+    assert sum(counting.metrics) == 8 and max(counting.metrics) <= most
+    for name, values in series.items():
+        history = store.get_metric_history(run.run_id, name)
+        assert {point.step: point.value for point in history} == dict(enumerate(values, 1))
+        assert open_store().history(run.run_id, name) == values
 
 
 class NoMoreTags(mlflow.MlflowClient):
