@@ -56,8 +56,6 @@ class Design:
 
 
 MAX_ARMS = 32
-MIN_SCREENING = 4
-"""Arms: the smallest number in which pairs of factors can be balanced."""
 AGAIN = "again"
 """What the second of two arms that are the same is called by, after the name of the first."""
 
@@ -114,8 +112,9 @@ def screening(factors: Sequence[str]) -> Design:
     """
     from scipy.linalg import hadamard
 
-    size = 1 << len(factors).bit_length()
-    signs = hadamard(max(size, MIN_SCREENING))[:, 1 : len(factors) + 1]  # the first row is of ones: no factor is on
+    signs = hadamard(1 << len(factors).bit_length())[
+        :, 1 : len(factors) + 1
+    ]  # the first row is of ones: no factor is on
     subsets = [tuple(f for f, sign in zip(factors, row, strict=True) if sign < 0) for row in signs]
     arms = [Arm("+".join(subset) or BASELINE, subset) for subset in subsets]
     return Design(tuple(arms), tuple(_main_effect(arms, factor) for factor in factors))

@@ -5,7 +5,17 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from accelmlf.ablation.designs import COMBINING, DESIGNS, MAX_ARMS, Arm, Contrast, Design, make_design, with_twin
+from accelmlf.ablation.designs import (
+    COMBINING,
+    DESIGNS,
+    MAX_ARMS,
+    Arm,
+    Contrast,
+    Design,
+    design_by_number,
+    make_design,
+    with_twin,
+)
 from accelmlf.ablation.factors import ACCUMULATION
 from accelmlf.ablation.settings import ALL, BASELINE, TUNED, AblateConfig
 from accelmlf.errors import ConfigError
@@ -50,6 +60,7 @@ def test_a_design_has_as_many_arms_as_its_name_says(design: str, count: int) -> 
         "one_at_a_time": together,
         "leave_one_out": count + 1,
         "factorial": 2**count,
+        "screening": 2 ** count.bit_length(),
         "alone": count + 1,
         "with_preset": together + 1,
         "preset": 2,
@@ -79,11 +90,48 @@ def test_what_a_main_effect_compares_differs_in_its_factors_alone(design: str, c
     for contrast in made.contrasts:
         if contrast.is_interaction or (design == "with_preset" and TUNED in contrast.factors):
             continue  # what the preset has on is the recipe's own
+        if design == "screening":
+            continue  # its arms differ in several factors at once, which balance
         within, without = arms_of(made, contrast.within), arms_of(made, contrast.without)
         rest = {frozenset(arm.factors) - set(contrast.factors) for arm in within}
         assert all(set(contrast.factors) <= set(arm.factors) for arm in within)
         assert {frozenset(arm.factors) for arm in without} == rest
         assert len(within) == len(without) == len(rest)
+
+
+@pytest.mark.parametrize("count", range(1, 16))
+def test_in_a_screening_every_factor_is_on_in_half_of_the_arms_and_every_pair_in_a_quarter(count: int) -> None:
+    factors = [f"factor {number}" for number in range(count)]
+    made = make_design("screening", factors)
+    assert count < len(made.arms) <= 2 * count
+    on = [[factor in arm.factors for factor in factors] for arm in made.arms]
+    assert all(sum(column) == len(made.arms) / 2 for column in zip(*on, strict=True))
+    pairs = itertools.combinations(range(count), 2)
+    assert all(sum(row[a] and row[b] for row in on) == len(made.arms) / 4 for a, b in pairs)
+    assert made.arms[0].factors == ()
+
+
+def test_a_screening_finds_what_each_factor_is_worth_where_none_depends_on_another() -> None:
+    factors = [f"factor {number}" for number in range(7)]
+    worth = {factor: 0.1 * number - 0.3 for number, factor in enumerate(factors)}
+    made = make_design("screening", factors)
+    seconds = {arm.name: 1.0 - sum(worth[factor] for factor in arm.factors) for arm in made.arms}
+    found = {c.name: sum(weight * seconds[arm] for arm, weight in c.weights.items()) for c in made.contrasts}
+    assert found == pytest.approx(worth)
+    twice = with_twin(made)
+    again = seconds | {twice.arms[1].name: seconds[twice.arms[0].name]}
+    assert {c.name: sum(w * again[arm] for arm, w in c.weights.items()) for c in twice.contrasts} == pytest.approx(
+        worth
+    )
+
+
+@pytest.mark.parametrize(("count", "clash", "design"), [
+    (5, None, "one_at_a_time"),
+    (6, None, "screening"),
+    (6, "resident replaces workers", "one_at_a_time"),
+])  # fmt: skip
+def test_many_factors_are_screened_where_they_can_be_on_together(count: int, clash: str | None, design: str) -> None:
+    assert design_by_number(count, clash=clash) == design
 
 
 @EVERY_DESIGN

@@ -112,6 +112,7 @@ EVERY_ASKED = [
     asked("leave_one_out", repeats=1),
     asked("factorial", ("workers:2", ACCUMULATION), left_out=("pin_memory (it needs CUDA, and the device is cpu)",)),
     asked("one_at_a_time", ("workers:2", "resident"), clash="resident replaces workers, which would do nothing"),
+    asked("screening"),
     asked("alone"),
     asked("with_preset"),
     asked("preset", ("tuned",), left_out=('"quoted", \\ and é',)),

@@ -5,8 +5,10 @@ import pytest
 from accelmlf.ablation.designs import COMBINING, DESIGNS
 from accelmlf.ablation.factors import ACCUMULATION, NUMBER_FACTORS, SAME_EFFECTIVE_BATCH
 from accelmlf.ablation.settings import (
+    BY_NUMBER,
     DEFAULT_FACTORS,
     DESIGN_NAMES,
+    MOST_ONE_AT_A_TIME,
     OF_PRESETS,
     RUNS,
     SET_BY_ABLATION,
@@ -32,6 +34,9 @@ def test_every_setting_of_an_ablation_has_a_help_text_and_a_default_to_show(name
         assert of_runs == f"{AblateConfig(measure=RUNS).num_repeats} with measure={RUNS}"
         assert (of_steps, AblateConfig(measure=STEPS).num_repeats) == (f"none with {STEPS}", 0)
         return
+    if name == "design":  # it follows from the number of factors
+        assert text == f"one_at_a_time, and screening above {MOST_ONE_AT_A_TIME} factors"
+        return
     shown = parse_setting(name, text, AblateConfig)
     assert shown == (FIELDS[name].default or DEFAULT_FACTORS)
 
@@ -50,7 +55,7 @@ def test_no_setting_of_an_ablation_is_also_one_of_its_runs() -> None:
 
 
 def test_the_choices_of_a_design_are_the_table() -> None:
-    assert FIELDS["design"].metadata["choices"] == tuple(DESIGNS) == DESIGN_NAMES
+    assert FIELDS["design"].metadata["choices"] == (BY_NUMBER, *DESIGNS) == DESIGN_NAMES
     assert set(COMBINING) < set(DESIGNS)
     assert set(OF_PRESETS) < set(DESIGNS)
 
