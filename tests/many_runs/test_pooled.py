@@ -159,7 +159,7 @@ def test_an_arm_that_is_much_noisier_gets_its_own_interval_and_the_others_are_po
     found = PooledTable(ARMS, values)
     assert found.uneven == {"f"}
     against = {"a": 1.0, "f": -1.0}
-    assert found.interval(against) == t_interval(found.contrast(against).tolist())
+    assert limits(found.interval(against)) == pytest.approx(limits(t_interval(found.contrast(against).tolist())))
     without = PooledTable(ARMS[:5], values[:, :5])
     assert not without.uneven
     assert found.variance == pytest.approx(without.variance)
@@ -170,7 +170,13 @@ def test_an_arm_as_noisy_as_the_others_is_pooled_with_them() -> None:
     found = PooledTable(ARMS, values_of(np.random.default_rng(1), 8, [0.01] * 6))
     assert found.uneven == frozenset()
     against = {"a": 1.0, "f": -1.0}
-    assert found.interval(against) != t_interval(found.contrast(against).tolist())
+    assert limits(found.interval(against)) != pytest.approx(limits(t_interval(found.contrast(against).tolist())))
+
+
+def test_with_few_blocks_no_arm_is_set_apart_because_it_would_be_by_chance() -> None:
+    noise = [0.01] * 5 + [0.2]
+    few, enough = (PooledTable(ARMS, values_of(np.random.default_rng(1), blocks, noise)) for blocks in (3, 4))
+    assert not few.uneven and enough.uneven == {"f"}
 
 
 def test_a_noisy_arm_is_not_flattered_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
