@@ -34,8 +34,11 @@ PROCESS_SDS = (0.0, 0.005, 0.01, 0.02)
 PLACES = [*((machine, sd) for machine in ("noisy", "like a GPU") for sd in PROCESS_SDS), ("calm", 0.01)]
 CASES = [pytest.param(*place, id=f"{place[0]}, {place[1]:.1%}") for place in PLACES]
 STUDIES = 250
-TOGETHER = (0.91, 0.99)
-"""Of 250 machines, how many may have all intervals hold: .95 to .965 are what is claimed, and three binomial errors."""
+TOGETHER = (0.9, 0.99)
+"""Of 250 machines, how many may have all intervals hold: .94 to .965, and three binomial errors (.015).
+
+To stop by width costs a little of what is claimed; over all machines together it is held to a third of that error.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -148,16 +151,16 @@ def test_all_intervals_hold_together_on_ninety_five_of_a_hundred_machines(
 ) -> None:
     found = studied(machine, process_sd)
     assert TOGETHER[0] <= share(all(one.held.values()) for one in found) <= TOGETHER[1]
-    assert share(is_held for one in found for is_held in one.held.values()) >= simultaneous(len(WORTH)) - 0.015
+    assert share(is_held for one in found for is_held in one.held.values()) >= simultaneous(len(WORTH)) - 0.02
     # The arm that is there twice is one comparison more, of two single arms: wider.
-    assert share(one.null_held for one in found) >= simultaneous(len(WORTH)) - 0.02
+    assert share(one.null_held for one in found) >= simultaneous(len(WORTH)) - 0.025
 
 
 @pytest.mark.slow
 def test_over_all_kinds_of_machines_it_is_ninety_five_of_a_hundred(studied: Studied) -> None:
     found = [one for place in PLACES for one in studied(*place)]
-    assert 0.94 <= share(all(one.held.values()) for one in found) <= 0.975
-    assert share(is_held for one in found for is_held in one.held.values()) >= simultaneous(len(WORTH)) - 0.004
+    assert 0.935 <= share(all(one.held.values()) for one in found) <= 0.975
+    assert share(is_held for one in found for is_held in one.held.values()) >= simultaneous(len(WORTH)) - 0.0075
 
 
 @pytest.mark.slow
@@ -190,7 +193,7 @@ def test_it_ends_in_some_generations_where_processes_differ_by_one_per_cent(
     assert min(one.num_generations for one in found) >= MIN_GENERATIONS
     if process_sd <= 0.01:
         assert MIN_GENERATIONS <= mean <= 10
-        assert by_precision > 0.9
+        assert by_precision > 0.8
     else:  # the control: two per cent take longer than the budget, or nearly
         assert mean > 8
 
