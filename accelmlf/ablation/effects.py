@@ -210,14 +210,13 @@ def estimate_of(contrast: Contrast, measure: Measure, measured: Measured) -> Est
         amount = math.log(figure) if measure.is_ratio else measure.factor * figure
         return amount if measure.is_speed else -amount
 
-    metric = measure.metric
-    try:
-        values = {
-            arm: {block: value(figures[metric]) for block, figures in blocks.items() if metric in figures}
-            for arm, blocks in measured.items()
-        }
-    except ValueError:  # a ratio of nothing: no pictures per second, no memory
-        return None
+    def of_arm(blocks: Mapping[int, Mapping[str, float]]) -> dict[int, float]:
+        found = {block: figures[measure.metric] for block, figures in blocks.items() if measure.metric in figures}
+        if measure.is_ratio and 0 in found.values():  # nothing has no ratio: no pictures per second, no memory
+            return {}
+        return {block: value(figure) for block, figure in found.items()}
+
+    values = {arm: of_arm(blocks) for arm, blocks in measured.items()}
     own = PooledTable.of({arm: values.get(arm, {}) for arm in contrast.weights})
     if not own.num_blocks:
         return None
