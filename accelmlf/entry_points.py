@@ -15,7 +15,7 @@ from accelmlf.report.settings import ReportConfig
 from accelmlf.search.settings import SET_BY_SEARCH, TuneConfig
 from accelmlf.settings.recipes import model_names, resolve
 from accelmlf.settings.run import RunConfig
-from accelmlf.settings.technique_list import AUTO
+from accelmlf.settings.technique_list import AUTO, TechniqueList
 from accelmlf.text import say
 from accelmlf.tracking.settings import UiConfig
 
@@ -47,6 +47,9 @@ def train(_: None, given: Given, dry_run: bool) -> None:
     if dry_run:
         with signals.held():
             from accelmlf.run.plan import print_plan
+        if config.techniques.is_auto:
+            say(f"techniques={AUTO}: a measurement chooses them, which a dry run does not make; without any:")
+            config = resolve({**given, "techniques": TechniqueList()})
         print_plan(config)
         return
     with signals.held():

@@ -11,6 +11,7 @@ import pytest
 from accelmlf.entry_points import ENTRY_POINTS
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import RunConfig
+from tests.test_cli import run_cli
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = pytest.mark.parametrize("name", ENTRY_POINTS)
@@ -88,11 +89,30 @@ def loaded_after(*arguments: str) -> set[str]:
         ("tune", "--validation", "test"),
         ("ablate", "--design", "preset", "--techniques", "amp"),
         ("ablate", "--factors", "amp,amp"),
+        ("ablate", "--techniques", "auto"),
+        ("tune", "--techniques", "auto"),
     ],
     ids=" ".join,
 )
 def test_help_and_a_usage_error_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert loaded_after(*arguments) == set()
+
+
+@pytest.mark.parametrize("entry", ["tune", "ablate"])
+@pytest.mark.parametrize("dry_run", [(), ("--dry_run",)], ids=["", "dry run"])
+def test_techniques_that_are_to_be_chosen_are_refused_in_one_line_by_what_is_a_measurement_itself(
+    entry: str, dry_run: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = "techniques=auto: it is a measurement itself, and of a single run. Leave techniques out"
+    assert run_cli(capsys, entry, "--techniques", "auto", *dry_run) == (2, "", f"accelmlf: error: {refusal}\n")
+
+
+def test_a_dry_run_chooses_no_techniques_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("resnet50", "--dry_run", "--device", "cpu")
+    code, said, _ = run_cli(capsys, *command, "--techniques", "auto")
+    line, _, plan = said.partition("\n")
+    assert line == "techniques=auto: a measurement chooses them, which a dry run does not make; without any:"
+    assert run_cli(capsys, *command) == (code, plan, "") == (0, plan, "")
 
 
 def test_a_dry_run_imports_torch_and_nothing_that_only_a_run_needs() -> None:

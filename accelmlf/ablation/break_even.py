@@ -5,6 +5,7 @@ import statistics
 
 from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.effects import Measured
+from accelmlf.text import short
 
 NOTICEABLE_EPOCHS = 1.0
 """What pays within an epoch is not worth a word."""
@@ -12,9 +13,9 @@ ONCE = ("setup_s", "warmup_s")
 
 
 def break_even(contrast: Contrast, measured: Measured, num_epochs: int) -> str | None:
-    """`costs 41 s once and saves 2.9 s an epoch: pays after 15 epochs, not in a run of 10`; None where it saves none.
+    """`costs 41.0 s once and saves 2.90 s an epoch: pays after 15 epochs, not in a run of 10`.
 
-    Of a factor that saves time: whether that is shown is for the verdict to say.
+    None where it saves none. Of a factor that saves time: whether that is shown is for the verdict to say.
     """
     if contrast.is_interaction:
         return None
@@ -24,7 +25,7 @@ def break_even(contrast: Contrast, measured: Measured, num_epochs: int) -> str |
         return None
     epochs = math.ceil(once_s / saved_s)
     place = f"in this run of {num_epochs}" if epochs <= num_epochs else f"not in a run of {num_epochs}"
-    return f"costs {once_s:.1f} s once and saves {saved_s:.2g} s an epoch: pays after {epochs:,} epochs, {place}"
+    return f"costs {once_s:.1f} s once and saves {short(saved_s)} s an epoch: pays after {epochs:,} epochs, {place}"
 
 
 def _mean(contrast: Contrast, measured: Measured, *metrics: str) -> float:

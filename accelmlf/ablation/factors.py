@@ -167,10 +167,11 @@ def look_at_factors(words: Sequence[str], config: RunConfig) -> Factors:
 
 
 def every_technique(config: RunConfig, device: torch.device) -> list[str]:
-    """Those that this device and pipeline can run and that are not on already."""
+    """Those that this device and pipeline can run beside what is on already."""
     on = config.techniques.words
     known = [kind(word, None, device) for word, kind in TECHNIQUES.items() if word not in on]
-    return [t.word for t in known if config.pipeline in t.pipelines and t.missing() is None]
+    able = [t for t in known if config.pipeline in t.pipelines and t.missing() is None]
+    return [t.word for t in able if _clash([t.label], config, device) is None]
 
 
 def _technique(word: str, device: torch.device) -> Technique:

@@ -81,7 +81,7 @@ class Forecast:
     generations: int
     seconds: float
     half_width: float
-    """Of the intervals of a ratio."""
+    """Of the intervals of a ratio; infinite where one generation is all there can be."""
 
 
 def forecast(
@@ -107,7 +107,7 @@ def forecast(
         generations = generations + 1 if generations < possible else possible
         degrees = (generations - 1) * (len(design.arms) - 1)
         error = math.sqrt((of_process + of_round / num_rounds) * squares / generations)
-        half_width = t_quantile(simultaneous(len(design.contrasts)), degrees) * error
+        half_width = t_quantile(simultaneous(len(design.contrasts)), degrees) * error if degrees else math.inf
         is_enough = generations >= MIN_GENERATIONS and half_width <= precision
         if is_enough or generations >= possible:
             return Forecast(generations, generations * each_s, half_width)

@@ -67,17 +67,17 @@ class EpochsToAccuracy:
     def epochs(self, contrast: Contrast) -> Estimate:
         """Of the logarithm of their ratio, without over with, beside all arms that were counted with the same seeds."""
         weights = self.weights(contrast)
-        seeds = min(len(self.figures[arm]) for arm in weights)
+        seeds = set.intersection(*(set(self.figures[arm]) for arm in weights))
         beside = {
             arm: {seed: math.log(found.get(CROSSING, found[WHOLE_EPOCHS])) for seed, found in of.items()}
             for arm, of in self.figures.items()
-            if arm in weights or (len(of) >= seeds and all(WHOLE_EPOCHS in found for found in of.values()))
+            if arm in weights or (seeds <= of.keys() and all(WHOLE_EPOCHS in found for found in of.values()))
         }
         return PooledTable.of(beside).estimate(weights)
 
     def in_words(self, contrast: Contrast, speed: Effect, estimate: Estimate | None) -> str:
         """What is known of the time to accuracy. `estimate`: of the speed; None where there is none."""
-        if keeps_epochs(contrast.factors, self.device):
+        if not self.weights(contrast):  # what differs in epochs cancels, of an interaction, too
             return f"the same epochs, to the bit, so {speed.in_words}"
         if estimate is None or (effect := self.effect(contrast, estimate)) is None:
             return "epochs not counted (repeats=8 does)"

@@ -5,10 +5,18 @@ import itertools
 from collections.abc import Mapping
 
 import pytest
+import torch
 
 from accelmlf.ablation.designs import DESIGNS, Arm, make_design
-from accelmlf.ablation.factors import ACCUMULATION, NUMBER_FACTORS, SAME_EFFECTIVE_BATCH, micro_batches, settings_of
-from accelmlf.ablation.settings import BASELINE, TUNED
+from accelmlf.ablation.factors import (
+    ACCUMULATION,
+    NUMBER_FACTORS,
+    SAME_EFFECTIVE_BATCH,
+    look_at_factors,
+    micro_batches,
+    settings_of,
+)
+from accelmlf.ablation.settings import ALL, BASELINE, TUNED
 from accelmlf.errors import ConfigError
 from accelmlf.settings.recipes import RECIPES, follow_batch, recipe_for, resolve
 from accelmlf.settings.run import RunConfig
@@ -167,3 +175,43 @@ def test_a_batch_that_cannot_be_cut_is_refused(batch_size: int) -> None:
         "micro-batches, at most 2 of them. Give another batch_size, or leave it out"
     )
     assert settings_of(arm_of(ACCUMULATION), base)["batch_size"] == batch_size  # the control
+
+
+# --- which of them this device can run ---
+
+
+def all_factors(**given: object) -> tuple[str, ...]:
+    return look_at_factors((ALL,), base_of(("resnet50", "digits", "random"), device="cpu", **given)).labels
+
+
+@pytest.mark.parametrize("pipeline", ["memory", "stream"])
+def test_all_factors_are_every_technique_that_the_device_and_the_pipeline_can_run(pipeline: str) -> None:
+    device = torch.device("cpu")
+    known = [kind(word, None, device) for word, kind in TECHNIQUES.items()]
+    expected = [t.label for t in known if t.missing() is None and pipeline in t.pipelines]
+    assert list(all_factors(pipeline=pipeline)) == expected
+    assert len(expected) < len(known)  # the control: this device cannot run all of them
+    assert ("resident" in expected) == (pipeline == "memory")
+
+
+def test_what_is_left_out_of_all_was_not_asked_for_and_each_can_be_named() -> None:
+    config = base_of(("resnet50", "digits", "random"), device="cpu")
+    everything = look_at_factors((ALL,), config)
+    assert everything.left_out == ()
+    assert everything == look_at_factors(everything.labels, config)
+    named = look_at_factors(("amp", "pin_memory"), config)  # the control: what was asked for and cannot be is told
+    assert [text.split()[0] for text in named.left_out] == ["pin_memory"]
+    assert everything.clash is not None and "resident" in everything.clash
+
+
+@pytest.mark.parametrize(
+    ("given", "gone"),
+    [("amp:bf16", {"amp:bf16"}), ("workers:1", {"workers:2", "resident"}), ("resident", {"workers:2", "resident"})],
+)
+def test_of_all_factors_what_is_on_already_or_cannot_be_beside_it_is_none(given: str, gone: set[str]) -> None:
+    assert {*all_factors()} - {*all_factors(techniques=given)} == gone
+
+
+def test_all_is_a_word_by_itself() -> None:
+    with pytest.raises(ConfigError, match=r"^factors=all: unknown factors"):
+        look_at_factors((ALL, "amp"), base_of(("resnet50", "digits", "random"), device="cpu"))

@@ -5,6 +5,7 @@ import random
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -25,7 +26,8 @@ from accelmlf.ablation.reasons import (
     why,
 )
 from accelmlf.ablation.settings import BASELINE, TUNED
-from accelmlf.many_runs.comparison import MIN_REPEATS
+from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS
+from accelmlf.many_runs.pooled import simultaneous
 from accelmlf.measure.cost import PHASES
 from accelmlf.techniques.catalogue import TECHNIQUES
 from tests.ablation.makers import Table, figures_of, measured_from, seconds_of
@@ -282,6 +284,34 @@ def test_a_clear_change_is_told_from_none_as_soon_as_there_are_verdicts(repeats:
     assert (what_changed_elsewhere(case) is not None) == is_told
 
 
+# --- what bounds what can be won ---
+
+LOADERS = [word for word in TECHNIQUES if set(TECHNIQUES[word].acts_on) <= LOADING]
+"""Techniques that act on loading alone."""
+
+
+@pytest.mark.parametrize("share", [0.005, 0.3])
+@pytest.mark.parametrize("factor", [*LOADERS, "fused_optimizer", ACCUMULATION])
+def test_loading_bounds_what_can_be_won_on_a_processor_and_nothing_on_a_gpu(factor: str, share: float) -> None:
+    case = case_of(factor, EPOCH, EPOCH)
+    without = filled(**dict.fromkeys(case.acts_on, 10 * share / len(case.acts_on)))
+    case = case_of(factor, without, without)
+    on_gpu = replace(case, device="cuda:0")
+    assert ("at most" in why(case)) and case.has_bound
+    assert (nothing_to_win(case) is not None) == (share < LITTLE)
+    if factor in LOADERS:
+        # The copy that keeps the host from running ahead costs time that stands in other phases.
+        assert "at most" not in why(on_gpu) and not on_gpu.has_bound
+        assert nothing_to_win(on_gpu) is None
+        assert what_it_did(on_gpu) is not None  # what became of the phases is told all the same
+    else:  # the control
+        assert why(on_gpu) == why(case)
+
+
+def test_there_are_techniques_that_act_on_loading_alone() -> None:
+    assert {"pin_memory", "prefetch", "resident", "workers"} <= {*LOADERS} < {*TECHNIQUES}
+
+
 # --- the pipeline ---
 
 
@@ -334,6 +364,51 @@ def test_a_change_elsewhere_that_is_noise_is_not_told() -> None:
         table[AMP][block]["mean_data_wait_s"] = seconds
     assert what_changed_elsewhere(case) is None
     assert what_changed_elsewhere(case_of(AMP, EPOCH, changed(data_wait=1.0), repeats=1)) is None
+
+
+class Unadjusted(Case):
+    """The control: as if nothing else could have made a sentence."""
+
+    @property
+    def confidence(self) -> float:
+        return CONFIDENCE
+
+
+def ablation_of_nothing(chance: random.Random, arms: Sequence[str], blocks: int = 5) -> Table:
+    """Arms that are all alike, whose phases vary by a third from run to run, so that any may seem to have changed."""
+    table: Table = {arm: {} for arm in arms}
+    for arm, block in itertools.product(arms, range(blocks)):
+        seconds = {f"mean_{phase}_s": chance.gauss(EPOCH[phase], EPOCH[phase] / 3) for phase in PHASES}
+        table[arm][block] = {**seconds, "mean_epoch_s": sum(seconds.values())}
+    return table
+
+
+def test_of_ablations_in_which_nothing_changed_one_in_twenty_is_told_of_a_change() -> None:
+    design, chance, studies = make_design("alone", (AMP, LAST, WORKERS, ACCUMULATION)), random.Random(3), 400
+    told = {Case: 0, Unadjusted: 0}
+    for _ in range(studies):
+        table = ablation_of_nothing(chance, [arm.name for arm in design.arms])
+        for kind in told:
+            cases = [kind(contrast, table, 2, "stream", comparisons=4) for contrast in design.contrasts]
+            told[kind] += any(_is_told_of_a_change(case) for case in cases)
+    assert told[Case] / studies <= 0.05 + 2 * (0.05 * 0.95 / studies) ** 0.5
+    assert told[Unadjusted] / studies > 0.3
+
+
+def _is_told_of_a_change(case: Case) -> bool:
+    """Of any of its phases, those that the factor acts on among them."""
+    own = case.seconds(case.acts_on)
+    return what_changed_elsewhere(case) is not None or (own is not None and own.is_shown)
+
+
+@pytest.mark.parametrize("comparisons", [1, 4, 10])
+def test_a_change_of_many_that_could_have_been_told_needs_more_to_be_told(comparisons: int) -> None:
+    case = replace(case_of(AMP, EPOCH, changed(data_wait=1.0)), comparisons=comparisons)
+    assert case.confidence == simultaneous(comparisons * len(PHASES)) > CONFIDENCE
+    found, alone = case.seconds(["data_wait"]), replace(case, comparisons=1).seconds(["data_wait"])
+    assert found is not None and alone is not None and found.change.low is not None and alone.change.low is not None
+    assert (found.change.low < alone.change.low) == (comparisons > 1)
+    assert what_changed_elsewhere(case) is not None  # and what is clear is told
 
 
 def test_of_several_factors_together_every_phase_that_changed_is_told() -> None:

@@ -32,6 +32,9 @@ def test_a_text_is_read_and_written_back(text: str, labels: tuple[str, ...], wor
         ("amp,", "a name is empty"),
         ("amp,:bf16", "a name is empty"),
         ("none,amp", "none stands alone"),
+        ("auto,amp", "auto stands alone: it measures all of them"),
+        ("amp,auto", "auto stands alone: it measures all of them"),
+        ("none,auto", "auto stands alone: it measures all of them"),
         ("amp,amp:bf16", "amp is there twice"),
     ],
 )
@@ -39,6 +42,15 @@ def test_a_text_that_is_no_list_says_why(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refusal:
         TechniqueList.parse(text)
     assert str(refusal.value).startswith(f"techniques={text}: ")
+
+
+def test_techniques_that_are_still_to_be_chosen_are_a_word_of_their_own() -> None:
+    auto = TechniqueList.parse(" auto ")
+    assert auto.is_auto and str(auto) == "auto"
+    assert TechniqueList.parse(str(auto)) == auto
+    for text in ("none", "amp", "amp:auto", "amp,workers"):  # the control
+        assert not TechniqueList.parse(text).is_auto
+    assert not TechniqueList().is_auto
 
 
 def test_what_is_added_comes_last_and_only_once() -> None:
