@@ -68,6 +68,7 @@ NO_MATTER_FOR_SPEED = (
     "target_accuracy",
     "stop_at_target",
     "normalisation",
+    "seed",
     "techniques",
     "seed",
     "tuned",

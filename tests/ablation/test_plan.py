@@ -8,6 +8,7 @@ import pytest
 
 from accelmlf.ablation.designs import Arm
 from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH
+from accelmlf.ablation.plan import speed_key
 from accelmlf.ablation.settings import AblateConfig
 from accelmlf.many_runs.preflight import Preflight
 from accelmlf.settings.fields import parse_setting, settable_fields
@@ -22,6 +23,8 @@ from tests.ablation.plan_makers import FACTORS, arm_of, differing, plan_of
         ("one_at_a_time", (*FACTORS, SAME_EFFECTIVE_BATCH, "amp:bf16")),
         ("leave_one_out", FACTORS),
         ("factorial", FACTORS),
+        ("alone", FACTORS),
+        ("with_preset", FACTORS),
         ("preset", ("tuned",)),
     ],
 )
@@ -51,6 +54,38 @@ def test_the_runs_of_a_block_share_a_seed_and_those_of_two_blocks_do_not(seen: P
     for block in range(3):
         seeds = {plan.config_of(arm, block).seed for arm in plan.asked.as_design().arms}
         assert seeds == {5 + block}
+
+
+def test_runs_in_which_epochs_are_counted_end_with_the_target_and_whole_runs_do_not(seen: Preflight) -> None:
+    counted, whole = plan_of(seen, measure="steps"), plan_of(seen)
+    for arm in whole.asked.as_design().arms:
+        config, of_whole = counted.config_of(arm, 1), whole.config_of(arm, 1)
+        assert differing(config, of_whole) == {"stop_at_target"}
+        assert config.stop_at_target and not of_whole.stop_at_target
+    assert plan_of(seen, stop_at_target=True).config_of(arm_of(whole, "all"), 0).stop_at_target  # as was asked for
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        ({"epochs": 3}, True),
+        ({"learning_rate": 0.002}, True),
+        ({"target_accuracy": 0.5}, True),
+        ({"stop_at_target": True}, True),
+        ({"techniques": "fused_optimizer"}, True),
+        ({"seed": 1}, True),
+        ({"batch_size": 16}, False),
+        ({"model": "resnet50"}, False),
+        ({"pipeline": "stream"}, False),
+        ({"image_size": 16}, False),
+        ({"train_images": 90}, False),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_techniques_may_be_chosen_by_a_measurement_whose_steps_are_as_long(
+    seen: Preflight, other: dict[str, Any], is_same: bool
+) -> None:
+    assert (speed_key(plan_of(seen, **other).seen) == speed_key(plan_of(seen).seen)) == is_same
 
 
 def test_the_seeds_begin_again_after_the_last_there_is(seen: Preflight) -> None:
