@@ -7,6 +7,7 @@ benchmarking in reasonable time.
 
 import math
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
@@ -35,6 +36,9 @@ from accelmlf.many_runs.pooled import PooledTable
 from accelmlf.text import counted, say
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tracker import MlflowTracker
+
+TYPICAL_DEGREES = 30
+"""Of freedom that what is typical of processes is worth beside what was measured of them."""
 
 
 class Measurement:
@@ -72,7 +76,8 @@ class Measurement:
         used_s, last = sum(generation.total_s for generation in spent), spent[-1] if spent else None
         left = ""
         if last is not None and self.stop_reason() is None:
-            variances = self.variances() or (sum(self.kept.round_variances) / len(spent), TYPICAL_PROCESS_SD**2)
+            variances = self.variances()
+            assert variances is not None  # there has been a generation
             ahead = self.forecast(last.start_s, last.round_s, last.num_rounds, variances)
             left = f"; left about {tqdm.format_interval(max(ahead.seconds - used_s, last.total_s))}"
         return f"generation {number}: {', '.join(figures)}{left}"
@@ -82,13 +87,20 @@ class Measurement:
         return forecast(self.design, start_s, round_s, num_rounds, variances, **limits)
 
     def variances(self) -> tuple[float, float] | None:
-        """Of a stretch within its round, and of what a process has of its own; None before there are three."""
-        table = table_of(self.kept.measured, self.arms)
-        if table.num_blocks < 3 or len(table.arms) < 2:
+        """Of a stretch within its round, and of what a process has of its own; None before the first generation.
+
+        A few generations say little of processes: theirs counts beside what is typical, by its degrees of freedom.
+        """
+        kept, table = self.kept, table_of(self.kept.measured, self.arms)
+        if not kept.spent:
             return None
-        of_round = sum(self.kept.round_variances) / len(self.kept.round_variances)
-        per_location = of_round / (sum(s.num_rounds for s in self.kept.spent) / len(self.kept.spent))
-        return of_round, table.variance - per_location
+        of_round = statistics.fmean(kept.round_variances)
+        degrees = (table.num_blocks - 1) * (len(table.arms) - 1)
+        if degrees < 1:
+            return of_round, TYPICAL_PROCESS_SD**2
+        by_rounds = of_round * statistics.fmean(1 / generation.num_rounds for generation in kept.spent)
+        own = degrees * (table.variance - by_rounds) + TYPICAL_DEGREES * TYPICAL_PROCESS_SD**2
+        return of_round, max(own, 0.0) / (degrees + TYPICAL_DEGREES)
 
 
 def table_of(measured: Measured, arms: Sequence[str]) -> PooledTable:
