@@ -120,7 +120,8 @@ def arms_of_whole_runs(plan: AblationPlan) -> tuple[Arm, ...]:
     design = plan.asked.as_design()
     if plan.asked.measure == RUNS:
         return design.arms
-    return tuple(dict.fromkeys(learning_alike(design, plan.base.device).values()))
+    counted = tuple(dict.fromkeys(learning_alike(design, plan.base.device).values()))
+    return counted if len(counted) > 1 else ()  # all learn alike, to the bit
 
 
 def in_words(arm: Arm, config: RunConfig, seed: int) -> str:

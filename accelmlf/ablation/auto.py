@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from accelmlf.ablation import tables
 from accelmlf.ablation.ablate import run_ablate
 from accelmlf.ablation.effects import Effect
 from accelmlf.ablation.factors import look_at_factors
-from accelmlf.ablation.pilot import hopeless_in_words, look_ahead
 from accelmlf.ablation.plan import speed_key
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import ALL, TUNED, AblateConfig
 from accelmlf.machine import isolation
-from accelmlf.machine.processes import TIMED_RUN, sole_use
-from accelmlf.many_runs.child_run import WAIT_FOR_DEVICE_S
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
 from accelmlf.many_runs.verdicts import FASTER, SPEED_VERDICTS
 from accelmlf.settings.recipes import resolve
@@ -22,12 +20,16 @@ from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.text import say
 from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tags import CHOICE, CHOICE_REASON, SPEED_KEY
-from accelmlf.tracking.tracker import RUN_ID, MlflowTracker
+from accelmlf.tracking.tracker import RUN_ID
 
 FIRST_LOOK: dict[str, Any] = {"design": "alone", "precision": 0.05, "budget": 8.0}
 """Each technique alone: precise enough to see what is worth having."""
 SECOND_LOOK: dict[str, Any] = {"design": "with_preset", "precision": 0.02, "budget": 8.0}
 """Those that are shown faster, alone and together, beside the recipe's preset."""
+
+
+OF_CODE = ("code not committed", "code without a commit")
+"""Marks that say nothing against the speed of a technique."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def choose(given: Mapping[str, Any]) -> Choice:
     """
     wanted = resolve(given)
     base = {name: value for name, value in given.items() if name not in ("techniques", "tuned")}
-    base |= {"batch_size": wanted.batch_size, "accumulation_steps": wanted.accumulation_steps}  # that tuned may set
+    if wanted.tuned:  # the batch of the preset, with other techniques
+        base |= {"batch_size": wanted.batch_size, "accumulation_steps": wanted.accumulation_steps}
     seen = look_in_own_process(resolve(base), False)
     if (former := former_choice(speed_key(seen))) is not None:
         return former
@@ -74,10 +77,9 @@ def former_choice(key: str) -> Choice | None:
 def measured_choice(base: Mapping[str, Any], seen: Preflight) -> Choice:
     """Measured now, in one or two looks."""
     say("techniques=auto: each technique is measured once for this model, data and machine; later runs begin at once")
-    factors = worth_a_look(seen)
+    factors = candidates(seen)
     if not factors:
-        say("no technique has anything to win here")
-        return Choice(TechniqueList(), "no technique that this device can run has anything to win")
+        return Choice(TechniqueList(), "there is no technique that this device can run")
     first = measured(AblateConfig(factors=",".join(factors), **FIRST_LOOK), base)
     faster = [effect.contrast.name for effect in speeds(first) if is_faster(effect)]
     if not faster:
@@ -87,22 +89,14 @@ def measured_choice(base: Mapping[str, Any], seen: Preflight) -> Choice:
     if not arms:
         return recorded(second, TechniqueList(), "no technique is shown to be faster")
     best = max(arms, key=lambda effect: effect.interval.mean if effect.interval else 0.0)
-    return recorded(second, TechniqueList(best.contrast.factors), f"{best.figure} as fast as without")
+    of_several = f", the fastest of {len(arms)} arms, so this is on the optimistic side" if len(arms) > 1 else ""
+    return recorded(second, TechniqueList(best.contrast.factors), f"{best.figure} as fast as without{of_several}")
 
 
-def worth_a_look(seen: Preflight) -> list[str]:
-    """The techniques that this device can run, without those that a pilot shows to have next to nothing to win.
-
-    And without `compile` on a CPU, whose processes take minutes to start.
-    """
+def candidates(seen: Preflight) -> list[str]:
+    """The techniques that this device can run, but not `compile` on a CPU, whose processes take minutes to start."""
     found = isolation.call(look_at_factors, (ALL,), seen.config).labels
-    labels = [label for label in found if not (label.startswith("compile") and seen.config.device == "cpu")]
-    with sole_use(seen.device_key, TIMED_RUN, wait_s=WAIT_FOR_DEVICE_S):
-        pilot = look_ahead(seen.config, MlflowTracker(open_store()).local_weights(seen.config.weights))
-    hopeless = pilot.hopeless(labels, 1)
-    for line in hopeless_in_words(hopeless):
-        say(f"  {line}")
-    return [label for label in labels if label not in hopeless]
+    return [label for label in found if not (label.startswith("compile") and seen.config.device == "cpu")]
 
 
 def measured(ablate: AblateConfig, base: Mapping[str, Any]) -> Ablation:
@@ -120,7 +114,9 @@ def is_faster(effect: Effect) -> bool:
 
 
 def recorded(ablation: Ablation, techniques: TechniqueList, reason: str) -> Choice:
-    """The choice, kept with the measurement that it stands on."""
-    store = open_store()
-    store.set_tags(ablation.parent.run_id, {CHOICE: str(techniques), CHOICE_REASON: reason})
-    return Choice(techniques, f"{reason}, measured now (run {ablation.parent.run_id})")
+    """The choice, kept with the measurement that it stands on; none by a measurement that supports no claim."""
+    place = f"measured now (run {ablation.parent.run_id})"
+    if against := [mark for mark in tables.unfit(ablation) if mark not in OF_CODE]:
+        return Choice(TechniqueList(), f"the measurement supports no claim ({'; '.join(against)}), {place}")
+    open_store().set_tags(ablation.parent.run_id, {CHOICE: str(techniques), CHOICE_REASON: reason})
+    return Choice(techniques, f"{reason}, {place}")

@@ -14,6 +14,10 @@ Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Arm -> block -> the final figures of a run that ended well, by their logged names."""
 
 
+ARMS_AT_ONCE, MIN_TO_POOL = "arms_at_once", 3
+"""A figure of arms that were held warm: how many of them shared their rounds."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """A figure of a run that arms are compared by."""
@@ -200,6 +204,12 @@ def interval_of(contrast: Contrast, measure: Measure, measured: Measured, compar
     return estimate.interval(simultaneous(comparisons) if measure.has_verdict else CONFIDENCE)
 
 
+def are_not_all_held_together(measured: Measured) -> bool:
+    """Whether memory held only an arm or two at once: their noise is then not alike, and is not pooled."""
+    at_once = (figures.get(ARMS_AT_ONCE) for blocks in measured.values() for figures in blocks.values())
+    return any(number is not None and number < MIN_TO_POOL for number in at_once)
+
+
 def estimate_of(contrast: Contrast, measure: Measure, measured: Measured) -> Estimate | None:
     """Of a contrast: by the residual of all arms that were measured beside its own where the measure has verdicts.
 
@@ -220,7 +230,7 @@ def estimate_of(contrast: Contrast, measure: Measure, measured: Measured) -> Est
     own = PooledTable.of({arm: values.get(arm, {}) for arm in contrast.weights})
     if not own.num_blocks:
         return None
-    if not measure.has_verdict:
+    if not measure.has_verdict or are_not_all_held_together(measured):
         return own.alone(contrast.weights)
     beside = PooledTable.of({arm: found for arm, found in values.items() if len(found) >= own.num_blocks})
     table = beside if beside.num_blocks == own.num_blocks else own

@@ -144,8 +144,9 @@ def look_at_factors(words: Sequence[str], config: RunConfig) -> Factors:
         ConfigError: no such factor, a bad option, or one that is already on, or that replaces what is.
     """
     device = pick_device(config.device)
-    words = every_technique(config, device) if tuple(words) == (ALL,) else words
-    labels, left_out, techniques = [], [], []
+    labels, left_out, techniques = [], list[str](), []
+    if tuple(words) == (ALL,):
+        words, left_out = every_technique(config, device)
     for word in words:
         if word in NUMBER_FACTORS:
             labels.append(word)
@@ -166,12 +167,15 @@ def look_at_factors(words: Sequence[str], config: RunConfig) -> Factors:
     return Factors(labels=tuple(labels), left_out=tuple(left_out), clash=_clash(techniques, config, device))
 
 
-def every_technique(config: RunConfig, device: torch.device) -> list[str]:
-    """Those that this device and pipeline can run beside what is on already."""
+def every_technique(config: RunConfig, device: torch.device) -> tuple[list[str], list[str]]:
+    """Those that this device and pipeline can run beside what is on already; and such as another one replaces, why."""
     on = config.techniques.words
     known = [kind(word, None, device) for word, kind in TECHNIQUES.items() if word not in on]
     able = [t for t in known if config.pipeline in t.pipelines and t.missing() is None]
-    return [t.word for t in able if _clash([t.label], config, device) is None]
+    able = [t for t in able if _clash([t.label], config, device) is None]
+    replaced = {word: t.word for t in able for word in t.replaces}
+    left_out = [f"{t.label} ({replaced[t.word]} replaces it)" for t in able if t.word in replaced]
+    return [t.word for t in able if t.word not in replaced], left_out
 
 
 def _technique(word: str, device: torch.device) -> Technique:

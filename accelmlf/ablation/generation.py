@@ -72,6 +72,8 @@ def take_turns(
             try:
                 runs[arm] = held.enter_context(warm_run(configs[arm], weights, steps.get(arm)))
             except AccelmlfError as error:
+                if runs and isinstance(error, MemoryExhaustedError):  # the others have it
+                    raise TooManyAtOnceError(len(runs)) from None
                 turns.failed[arm] = own_failure(error)
                 continue
             turns.ready[arm] = ready = runs[arm].ready

@@ -37,7 +37,8 @@ class AblationPlan:
         own = settings_of(arm, self.base) | {"seed": (self.base.seed + block) % 2**32, "device": self.base.device}
         if self.asked.measure == STEPS:  # its epochs are counted, no more
             own["stop_at_target"] = True
-        return resolve({**self.given, **own})
+        given = given_of_preset(self.given) if arm.name == TUNED else self.given
+        return resolve({**given, **own})
 
     def facts(self) -> dict[str, Any]:
         """What the runs of one ablation have in common, and what was asked."""
@@ -70,7 +71,6 @@ NO_MATTER_FOR_SPEED = (
     "normalisation",
     "seed",
     "techniques",
-    "seed",
     "tuned",
 )
 """Settings whose values leave a step as long as it is."""
@@ -79,6 +79,12 @@ NO_MATTER_FOR_SPEED = (
 def speed_key(seen: Preflight) -> str:
     """The same for runs whose steps are equally long but for their techniques, on equal machines and versions."""
     return digest_of(common_facts(seen, NO_MATTER_FOR_SPEED))[:16]
+
+
+def given_of_preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, without what the recipe's preset sets itself."""
+    of_preset = ("techniques", "batch_size", "accumulation_steps")
+    return {name: value for name, value in given.items() if name not in of_preset} | {TUNED: True}
 
 
 def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
@@ -120,6 +126,6 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
             rule = f"{few}, too few for {config.accumulation_steps} micro-batches per step"
             raise ConfigError("batch_size", config.batch_size, rule, "Give a smaller batch_size, or more pictures")
     if ablate.design in OF_PRESETS:
-        tuned = look_in_own_process(resolve({**given, TUNED: True}), False)
+        tuned = look_in_own_process(resolve(given_of_preset(given)), False)
         configs[TUNED] = tuned.config  # without what the device had to leave out
     return AblationPlan(ablate=ablate, given=given, seen=seen, asked=asked, configs=configs)

@@ -97,7 +97,10 @@ class Case:
             return None
         total = {arm: [sum(runs[arm][b][m] for m in metrics) for b in blocks] for arm in runs}
         sides = [
-            [statistics.fmean(values) for values in zip(*(total[arm] for arm in side), strict=True)]
+            [
+                statistics.fmean(values, [abs(weights[arm]) for arm in side])
+                for values in zip(*(total[arm] for arm in side), strict=True)
+            ]
             for side in (self.contrast.without, self.contrast.within)
         ]
         without, within = sides

@@ -21,12 +21,11 @@ from accelmlf.ablation.effects import (
 from accelmlf.ablation.factors import ACCUMULATION
 from accelmlf.ablation.reasons import Case, why
 from accelmlf.ablation.settings import STEPS
-from accelmlf.ablation.stored import FAILED_BY_ITSELF, generations_of, kept_of
+from accelmlf.ablation.stored import FAILED_BY_ITSELF, complete_generations, place_of
 from accelmlf.ablation.time_to_accuracy import EpochsToAccuracy
-from accelmlf.machine.processes import machine_of
 from accelmlf.many_runs.pooled import PooledTable
 from accelmlf.tracking.stored_runs import StoredRun
-from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ARM_STRETCHES, ASKED, BLOCK, DEVICE, KIND, OWNER, STOPPED_BY
+from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ARM_STRETCHES, ASKED, BLOCK, KIND, OWNER, STOPPED_BY
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,7 @@ class Ablation:
             if run.outcome in FAILED_BY_ITSELF:
                 counted.setdefault(int(run.tags[BLOCK]), {}).setdefault(run.tags[ARM], run)
         runs = [run for run in children if run.tags.get(KIND) == ARM_STRETCHES]
-        kept = kept_of(runs, [arm.name for arm in arms])
-        whole = {number for blocks in kept.measured.values() for number in blocks}
-        blocks = {number: found for number, found in generations_of(runs).items() if number in whole}
+        blocks = complete_generations(runs, [arm.name for arm in arms])
         failed = {run.tags[ARM]: run for run in runs if run.outcome in FAILED_BY_ITSELF}
         stopped_by = parent.tags.get(STOPPED_BY)
         return cls(parent, asked, blocks, list(failed.values()), [], stopped_by=stopped_by, counted=counted)
@@ -120,10 +117,9 @@ class Ablation:
     def time_in_words(self, contrast: Contrast) -> str:
         """What is known of the time to accuracy of a contrast."""
         speed, *on_time = self.judged(contrast)
-        if on_time:
-            return on_time[0].in_words
-        estimate = estimate_of(contrast, SECONDS_PER_PICTURE, self.measured)
-        return self.epochs_to_accuracy.in_words(contrast, speed, estimate)
+        if self.asked.measure == STEPS:
+            return self.epochs_to_accuracy.in_words(contrast, speed, on_time[0] if on_time else None)
+        return on_time[0].in_words
 
     @cached_property
     def epochs_to_accuracy(self) -> EpochsToAccuracy:
@@ -135,14 +131,15 @@ class Ablation:
         return EpochsToAccuracy(self.design, self.settings["device"], figures)
 
     @property
-    def process_sd(self) -> float:
-        """Of an arm's log speed between generations, the noise of its rounds in it; needs two of them."""
+    def process_sd(self) -> float | None:
+        """Of an arm's log speed between generations, the noise of its rounds in it; None of less than two of them."""
         values = {
             arm: {block: math.log(figures[SECONDS_PER_PICTURE.metric]) for block, figures in blocks.items()}
             for arm, blocks in self.measured.items()
-            if blocks
+            if len(blocks) == self.num_blocks  # one that failed later has less
         }
-        return math.sqrt(PooledTable.of(values).variance)
+        is_enough = self.num_blocks > 1 and len(values) > 1
+        return math.sqrt(PooledTable.of(values).variance) if is_enough else None
 
     @cached_property
     def measured(self) -> Measured:
@@ -168,8 +165,15 @@ class Ablation:
         """Its effects on the measures that carry a verdict: the speed first, then, of whole runs, time to accuracy."""
         of = {effect.measure: effect for effect in self.effects_of(contrast)}
         absent = Effect(contrast, self.speed, None, {}, dict.fromkeys(contrast.weights, self.num_blocks))
-        on_time = [of[TIME_TO_ACCURACY]] if TIME_TO_ACCURACY in of else []
-        return [of.get(self.speed, absent), *on_time]
+        speed, on_time = of.get(self.speed, absent), of.get(TIME_TO_ACCURACY) or self.counted_effect(contrast)
+        return [speed, on_time] if on_time else [speed]
+
+    def counted_effect(self, contrast: Contrast) -> Effect | None:
+        """On time to accuracy, from speed and counted epochs; None of whole runs, and where none were counted."""
+        estimate = estimate_of(contrast, SECONDS_PER_PICTURE, self.measured)
+        if self.asked.measure != STEPS or estimate is None:
+            return None
+        return self.epochs_to_accuracy.effect(contrast, estimate)
 
     def reason(self, contrast: Contrast) -> str:
         """What the phases say about it."""
@@ -198,13 +202,20 @@ class Ablation:
         return sum(map(len, self.runs.values()))
 
     @property
+    def num_complete(self) -> int:
+        """Blocks that each arm has at least; in stretches an arm that has failed is not asked for any more."""
+        return min((len(blocks) for arm, blocks in self.measured.items() if arm not in self.left_out), default=0)
+
+    @property
+    def left_out(self) -> set[str]:
+        """Arms that were measured no more once they had failed."""
+        return {run.tags[ARM] for run in self.failures} if self.asked.measure == STEPS else set()
+
+    @property
     def num_planned(self) -> int:
-        return self.num_blocks * len(self.design.arms)
-
-
-def place_of(run: StoredRun) -> tuple[str, str]:
-    """The machine and the device on it."""
-    return machine_of(run.tags.get(OWNER, "")), run.tags.get(DEVICE, "")
+        """Runs, those of arms that were left out as far as there are any."""
+        living = self.num_blocks * sum(arm.name not in self.left_out for arm in self.design.arms)
+        return living + sum(len(self.measured[arm]) + 1 for arm in self.left_out)
 
 
 def blocks_of(runs: Sequence[StoredRun], arms: Sequence[Arm]) -> dict[int, dict[str, StoredRun]]:

@@ -36,7 +36,7 @@ class Generation:
             return cls(np.empty(0), 0.0, 0.0)
         logs = np.log(seconds)
         # Against the round's mean: against its median, arms that differ would be biased by spikes, which go one way.
-        relative = logs - logs.mean(1, keepdims=True)
+        relative = logs - (logs.mean(1, keepdims=True) if logs.shape[1] > 1 else np.median(logs))
         found, clipped, variances = zip(*(_huber(column) for column in relative.T), strict=True)
         level = float(np.median(logs))
         locations = np.array(found) + level

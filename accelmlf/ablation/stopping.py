@@ -13,7 +13,7 @@ MIN_GENERATIONS = 4
 """With fewer the residual has too few degrees of freedom for its width to be believed."""
 PLANNED_GENERATIONS = 6
 """That the budget should hold: with fewer, each has fewer rounds."""
-PRECISION, BUDGET = "precision", "budget"
+PRECISION, BUDGET, FAILURES = "precision", "budget", "failures"
 
 
 @dataclass(frozen=True)

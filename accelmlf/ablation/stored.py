@@ -5,17 +5,18 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from accelmlf.ablation.effects import SECONDS_PER_PICTURE
+from accelmlf.ablation.effects import ARMS_AT_ONCE, SECONDS_PER_PICTURE
 from accelmlf.ablation.generation import Turns
 from accelmlf.ablation.plan import AblationPlan
 from accelmlf.ablation.stopping import Spent
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.facts import as_tags
+from accelmlf.machine.processes import machine_of
 from accelmlf.measure.cost import Cost, total_of
 from accelmlf.measure.records import cost_metrics
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.stored_runs import StoredRun
-from accelmlf.tracking.tags import ARM, ARM_STRETCHES, BLOCK, DEVICE
+from accelmlf.tracking.tags import ARM, ARM_STRETCHES, BLOCK, DEVICE, OWNER
 from accelmlf.tracking.tracker import MlflowRun
 
 FAILED_FOR_GOOD = ("diverged", "out_of_memory")
@@ -43,20 +44,15 @@ class Kept:
 
 def kept_generations(parent: ParentRun, plan: AblationPlan) -> Kept:
     """Those that are complete, of this start and of earlier ones that were ended or killed."""
-    runs = [run for run in parent.children(ARM_STRETCHES) if run.tags[DEVICE] == plan.seen.device_key]
-    return kept_of(runs, [arm.name for arm in plan.asked.as_design().arms])
+    return kept_of(parent.children(ARM_STRETCHES), [arm.name for arm in plan.asked.as_design().arms])
 
 
 def kept_of(runs: Sequence[StoredRun], arms: Sequence[str]) -> Kept:
     """From the runs of arms in generations."""
     runs = [run for run in runs if run.tags[ARM] in arms]
-    failed = {run.tags[ARM]: str(run.outcome) for run in runs if run.outcome in FAILED_BY_ITSELF}
-    kept = Kept(measured={arm: {} for arm in arms}, failed=failed)
+    kept = Kept(measured={arm: {} for arm in arms}, failed=failed_arms(runs))
     kept.next_number = 1 + max((int(run.tags[BLOCK]) for run in runs), default=0)
-    living = [arm for arm in arms if arm not in failed]
-    for number, found in generations_of(runs).items():
-        if not all(arm in found for arm in living):
-            continue
+    for number, found in complete_generations(runs, arms).items():
         for arm, run in found.items():
             kept.measured[arm][number] = run.metrics
             kept.steps.setdefault(arm, int(run.metrics[STEPS_PER_STRETCH]))
@@ -66,13 +62,31 @@ def kept_of(runs: Sequence[StoredRun], arms: Sequence[str]) -> Kept:
     return kept
 
 
-def generations_of(runs: Sequence[StoredRun]) -> dict[int, dict[str, StoredRun]]:
-    """Generation -> arm -> the run that ended well."""
-    found: dict[int, dict[str, StoredRun]] = {}
-    for run in sorted(runs, key=lambda run: int(run.tags[BLOCK])):
-        if run.has_ended_well:
-            found.setdefault(int(run.tags[BLOCK]), {})[run.tags[ARM]] = run
-    return found
+def failed_arms(runs: Sequence[StoredRun]) -> dict[str, str]:
+    """Arm -> the outcome of its failure."""
+    return {run.tags[ARM]: str(run.outcome) for run in runs if run.outcome in FAILED_BY_ITSELF}
+
+
+def complete_generations(runs: Sequence[StoredRun], arms: Sequence[str]) -> dict[int, dict[str, StoredRun]]:
+    """Block -> arm -> its run, of generations that have every arm that has not failed, in their order.
+
+    A generation is of one device of one machine: two that share a store may number theirs alike.
+    """
+    found: dict[tuple[int, tuple[str, str]], dict[str, StoredRun]] = {}
+    for run in runs:
+        if run.has_ended_well and run.tags[ARM] in arms:
+            found.setdefault((int(run.tags[BLOCK]), place_of(run)), {})[run.tags[ARM]] = run
+    living = set(arms) - failed_arms(runs).keys()
+    complete: dict[int, dict[str, StoredRun]] = {}
+    for (number, _), of_place in sorted(found.items(), key=lambda item: item[0]):
+        if living <= of_place.keys():
+            complete[number if number not in complete else max(complete) + 1] = of_place
+    return complete
+
+
+def place_of(run: StoredRun) -> tuple[str, str]:
+    """The machine and the device on it."""
+    return machine_of(run.tags.get(OWNER, "")), run.tags.get(DEVICE, "")
 
 
 def record_generation(
@@ -93,6 +107,7 @@ def record_generation(
             NUM_ROUNDS: float(len(group.rounds)),
             ROUND_VARIANCE: reduced.round_variance,
             CLIPPED: reduced.clipped,
+            ARMS_AT_ONCE: float(len(group.ready)),
         }
         for arm in (*group.ready, *group.failed):
             if arm in written:
@@ -107,6 +122,8 @@ def record_generation(
                 costs = [turn[arm] for turn in group.rounds]
                 own = {STEPS_PER_STRETCH: float(ready.steps), "setup_s": ready.setup_s, "warmup_s": ready.warmup_s}
                 figures = figures_of(costs, math.exp(locations[arm]), ready.images_per_epoch)
+                if others := figures.get("other_gpu_processes"):  # the other arms are held there, too
+                    figures["other_gpu_processes"] = max(others - (len(group.ready) - 1), 0)
                 run.log_metrics(figures | own | spent, 0)
                 run.log_series(series_of(arm, group))
     for arm, run_id in written.items():

@@ -9,10 +9,11 @@ import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from tqdm import tqdm
 
-from accelmlf.ablation.designs import Design
+from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.effects import SECONDS_PER_PICTURE, Measured, interval_of
 from accelmlf.ablation.generation import TooManyAtOnceError, Turns, groups_of, joined, take_turns
 from accelmlf.ablation.live import LiveView
@@ -26,7 +27,7 @@ from accelmlf.ablation.pilot import (
     look_ahead,
 )
 from accelmlf.ablation.plan import AblationPlan
-from accelmlf.ablation.stopping import rounds_of_next, stop_reason
+from accelmlf.ablation.stopping import FAILURES, rounds_of_next, stop_reason
 from accelmlf.ablation.stored import Kept, kept_generations, record_generation
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.processes import TIMED_RUN, sole_use
@@ -54,17 +55,25 @@ class Measurement:
         """Those that have not failed."""
         return [arm.name for arm in self.design.arms if arm.name not in self.kept.failed]
 
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """Those none of whose arms has failed."""
+        return [c for c in self.design.contrasts if not self.kept.failed.keys() & c.weights.keys()]
+
     def half_width(self) -> float | None:
         """Of the widest interval of a contrast, of a ratio; None where there is none."""
-        return half_width_of(self.design, self.kept.measured)
+        return half_width_of(self.contrasts, self.kept.measured, len(self.design.contrasts))
 
     def stop_reason(self) -> str | None:
+        if not self.contrasts:
+            return FAILURES
         return stop_reason(
             self.kept.spent, self.half_width(), precision=self.plan.ablate.precision, budget_s=self.budget_s
         )
 
-    def num_rounds(self, start_s: float, round_s: float) -> int:
-        return rounds_of_next(start_s, round_s, self.kept.spent, self.variances(), self.budget_s)
+    def num_rounds(self, start_s: float, round_s: float, groups: int = 1) -> int:
+        """Rounds of each of so many groups of arms, one of which took so long."""
+        return rounds_of_next(groups * start_s, groups * round_s, self.kept.spent, self.variances(), self.budget_s)
 
     def so_far(self, number: int) -> str:
         """After generation `number`: each contrast with its interval, and what is left."""
@@ -110,10 +119,9 @@ def table_of(measured: Measured, arms: Sequence[str]) -> PooledTable:
     return PooledTable.of({arm: of_arm for arm, of_arm in values.items() if of_arm})
 
 
-def half_width_of(design: Design, measured: Measured) -> float | None:
+def half_width_of(contrasts: Sequence[Contrast], measured: Measured, comparisons: int) -> float | None:
     """Of the widest of the intervals that verdicts are judged by, as a share of the ratio."""
-    count = len(design.contrasts)
-    intervals = [interval_of(contrast, SECONDS_PER_PICTURE, measured, count) for contrast in design.contrasts]
+    intervals = [interval_of(contrast, SECONDS_PER_PICTURE, measured, comparisons) for contrast in contrasts]
     ratios = [as_ratio(interval) for interval in intervals if interval is not None]
     widths = [(r.high - r.low) / 2 / r.value for r in ratios if r.low is not None and r.high is not None]
     return max(widths) if len(widths) == len(ratios) and widths else None
@@ -132,6 +140,7 @@ def measure_stretches(plan: AblationPlan, parent: ParentRun) -> str:
     elif measurement.stop_reason() is None:
         with sole_use(plan.seen.device_key, TIMED_RUN, wait_s=WAIT_FOR_DEVICE_S):
             announce_cost(measurement, weights)
+    refuse_without_first(measurement)
     while (reason := measurement.stop_reason()) is None:
         number = measurement.kept.next_number
         chance = random.Random(f"{plan.base.seed}/{number}")
@@ -145,9 +154,18 @@ def measure_stretches(plan: AblationPlan, parent: ParentRun) -> str:
         measurement.kept = kept_generations(parent, plan)
         tell_failures(failed)
         say(measurement.so_far(number))
-        if measurement.design.arms[0].name in failed:
-            raise failed[measurement.design.arms[0].name]
+        for arm in measurement.design.arms[:2]:
+            if arm.name in failed:
+                raise failed[arm.name]
     return reason
+
+
+def refuse_without_first(measurement: Measurement) -> None:
+    """Raises AccelmlfError where an earlier start has seen the arm fail that all others are set beside."""
+    for arm in measurement.design.arms[:2]:
+        if (outcome := measurement.kept.failed.get(arm.name)) is not None:
+            rule = f"it has failed before ({outcome}), and all others are set beside it"
+            raise AccelmlfError("arm", arm.name, rule, "Mend that, and measure afresh with another seed")
 
 
 def announce_cost(measurement: Measurement, weights: str) -> None:
@@ -177,7 +195,7 @@ def one_generation(measurement: Measurement, weights: str, chance: random.Random
                     weights,
                     measurement.kept.steps,
                     chance,
-                    measurement.num_rounds,
+                    partial(measurement.num_rounds, groups=len(groups)),
                     view.round_ended,
                 )
                 for group in groups

@@ -12,6 +12,7 @@ from accelmlf.ablation.settings import RUNS, STEPS, AblateConfig
 from accelmlf.ablation.stored import NUM_ROUNDS, ROUND_VARIANCE, STEPS_PER_STRETCH
 from accelmlf.many_runs.claims import marks_of_group
 from accelmlf.many_runs.comparison import as_ratio
+from accelmlf.many_runs.verdicts import FASTER, SPEED_VERDICTS
 from accelmlf.settings.comparable import departures
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import batch_in_words
@@ -52,7 +53,8 @@ def paid_once(ablation: Ablation) -> list[str]:
     """A sentence per contrast that costs more set-up or warm-up than it saves in an epoch."""
     epochs = ablation.settings["epochs"]
     contrasts = ablation.design.contrasts if epochs.isdecimal() else ()  # a store may hold anything
-    found = {c.name: break_even(c, ablation.measured, int(epochs)) for c in contrasts}
+    faster = [c for c in contrasts if ablation.judged(c)[0].verdict == SPEED_VERDICTS[FASTER]]
+    found = {c.name: break_even(c, ablation.measured, int(epochs)) for c in faster}
     return [f"{name} {text}." for name, text in found.items() if text is not None]
 
 
@@ -60,7 +62,7 @@ def unfit(ablation: Ablation) -> list[str]:
     """Why the ablation supports no claim; empty where nothing says so."""
     runs = [run for block in ablation.runs.values() for run in block.values()]
     of = "generation" if ablation.asked.measure == STEPS else "repeat"
-    against = marks_of_group(runs, min((len(blocks) for blocks in ablation.measured.values()), default=0), of=of)
+    against = marks_of_group(runs, ablation.num_complete, of=of)
     if (null := ablation.null_effect) is not None and null.verdict in ("faster", "slower"):
         against.append(f"{ablation.design.arms[0].name} against itself is {null.in_words}: the machine was not steady")
     if failures := ablation.failures:
@@ -124,7 +126,8 @@ def how_measured(ablation: Ablation) -> list[str]:
     counts = [int(next(iter(blocks.values()))[STEPS_PER_STRETCH]) for blocks in steps.values()]
     spread = statistics.fmean(found[ROUND_VARIANCE] for found in of_first) ** 0.5
     ended = f", ended by {ablation.stopped_by}" if ablation.stopped_by else ", not ended yet"
-    between = f", that of a process from start to start {ablation.process_sd:.1%}" if len(of_first) > 1 else ""
+    sd = ablation.process_sd
+    between = "" if sd is None else f", that of a process from start to start {sd:.1%}"
     return [
         f"{counted(len(rounds), 'generation')} of {len(steps)} fresh processes, {_span(rounds)} rounds each, stretches "
         f"of {_span(counts)} steps{ended}",

@@ -56,7 +56,7 @@ class EpochsToAccuracy:
     def effect(self, contrast: Contrast, speed: Estimate) -> Effect | None:
         """Of a contrast on time to accuracy: speed and epochs together. None where no epochs were counted."""
         runs = {arm: self.figures.get(arm, {}) for arm in self.weights(contrast)}
-        if not all(runs.values()):
+        if not runs or not all(runs.values()):
             return None
         reached = {arm: (sum(WHOLE_EPOCHS in run for run in of.values()), len(of)) for arm, of in runs.items()}
         if any(hits < count for hits, count in reached.values()):
@@ -75,11 +75,14 @@ class EpochsToAccuracy:
         }
         return PooledTable.of(beside).estimate(weights)
 
-    def in_words(self, contrast: Contrast, speed: Effect, estimate: Estimate | None) -> str:
-        """What is known of the time to accuracy. `estimate`: of the speed; None where there is none."""
-        if not self.weights(contrast):  # what differs in epochs cancels, of an interaction, too
+    def in_words(self, contrast: Contrast, speed: Effect, effect: Effect | None) -> str:
+        """What is known of the time to accuracy. `effect`: on it, where epochs were counted."""
+        # What differs in epochs cancels, of an interaction, too; in a screening it does so on average.
+        if not self.weights(contrast) or keeps_epochs(contrast.factors, self.device):
             return f"the same epochs, to the bit, so {speed.in_words}"
-        if estimate is None or (effect := self.effect(contrast, estimate)) is None:
+        if speed.absent:
+            return "no verdict without one on speed"
+        if effect is None:
             return "epochs not counted (repeats=8 does)"
         if effect.interval is None or effect.interval.count < MIN_REPEATS:
             return effect.in_words

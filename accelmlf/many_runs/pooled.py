@@ -35,10 +35,12 @@ class Estimate:
 
     def __add__(self, other: "Estimate") -> "Estimate":
         """The sum of two that have nothing to do with one another (Satterthwaite 1946, Welch 1947)."""
+        count = min(self.count, other.count)
+        if not (self.variance and other.variance):  # nothing says how far off a part may be
+            return Estimate(self.mean + other.mean, 0.0, 0.0, count)
         variance = self.variance + other.variance
         parts = sum(part.variance**2 / max(part.degrees, 1) for part in (self, other))
-        degrees = variance**2 / parts if parts else 0.0
-        return Estimate(self.mean + other.mean, variance, degrees, min(self.count, other.count))
+        return Estimate(self.mean + other.mean, variance, variance**2 / parts, count)
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Student's; without limits where nothing says how noisy it is."""

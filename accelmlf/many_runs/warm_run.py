@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -118,5 +118,9 @@ def rest(work: Workload) -> None:
 
 def processor_s(processes: Sequence[psutil.Process]) -> float:
     """The processor time that they have used so far."""
-    times = [process.cpu_times() for process in processes]
-    return float(sum(used.user + used.system for used in times))
+    seconds = 0.0
+    for process in processes:
+        with suppress(psutil.Error):  # it may have ended
+            times = process.cpu_times()
+            seconds += times.user + times.system
+    return seconds

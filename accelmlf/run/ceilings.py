@@ -31,6 +31,8 @@ class Ceilings:
 
     def train(self, variant: str, steps: int) -> Cost:
         """What a stretch has cost without that part; `WHOLE` is training as it is."""
+        if variant != WHOLE:
+            VARIANTS[variant](self, 1)  # its lead-in
         return VARIANTS[variant](self, steps)
 
     def whole(self, steps: int) -> Cost:

@@ -40,7 +40,8 @@ class WarmLoop:
         steps = min(self.least, self.windows)
         self.train(steps)
         cost = self.train(steps).cost
-        return min(max(self.least, math.ceil(self.stretch_s / (cost.train_s / steps))), self.windows)
+        wanted = max(self.least, math.ceil(self.stretch_s / (cost.train_s / steps)))
+        return min(wanted, max(self.windows - self.lead_in, 1))  # an epoch has to hold its lead-in, too
 
     def train(self, steps: int) -> Stretch:
         """The next stretch of at most as many steps as an epoch has whole windows, after an untimed lead-in.

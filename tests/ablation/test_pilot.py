@@ -190,7 +190,7 @@ def test_more_factors_are_harder_to_tell_apart() -> None:
     [
         (Forecast(6, 540.0, 0.0213), "about 9 min (6 generations); differences of 2.1% or more"),
         (Forecast(4, 20.0, 0.004), "about 1 min (4 generations); differences of 0.4% or more"),
-        (Forecast(1, 90.0, math.inf), "about 2 min (1 generation); too few to tell a difference"),
+        (Forecast(1, 90.0, math.inf), "about 2 min (1 generation), where a verdict needs 3: give a larger budget"),
     ],
 )
 def test_what_it_will_cost_and_what_it_can_see_in_words(plan: Forecast, words: str) -> None:

@@ -10,8 +10,9 @@ import pytest
 from accelmlf.ablation.designs import DESIGNS, Asked
 from accelmlf.ablation.effects import SECONDS_PER_EPOCH, TIME_TO_ACCURACY
 from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH, settings_of
-from accelmlf.ablation.result import Ablation, blocks_of, place_of
+from accelmlf.ablation.result import Ablation, blocks_of
 from accelmlf.ablation.settings import RUNS, STEPS
+from accelmlf.ablation.stored import place_of
 from accelmlf.settings.recipes import resolve
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ASKED, BLOCK, DEVICE, KIND, OUTCOME, OWNER, SETTING

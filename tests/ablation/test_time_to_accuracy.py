@@ -53,7 +53,8 @@ def speed_of(contrast: Contrast, estimate: Estimate = SPEED) -> Effect:
 
 
 def words(epochs: EpochsToAccuracy, contrast: Contrast, estimate: Estimate | None = SPEED) -> str:
-    return epochs.in_words(contrast, speed_of(contrast, estimate or SPEED), estimate)
+    effect = None if estimate is None else epochs.effect(contrast, estimate)
+    return epochs.in_words(contrast, speed_of(contrast, estimate or SPEED), effect)
 
 
 def around(middle: float, spread: float, seeds: int = 8, seed: int = 1) -> list[float]:
