@@ -136,7 +136,8 @@ def measure_stretches(plan: AblationPlan, parent: ParentRun) -> str:
     measurement = Measurement(plan, kept_generations(parent, plan))
     weights = MlflowTracker(parent.store).local_weights(plan.base.weights)
     if measurement.kept.spent:
-        say(f"{counted(len(measurement.kept.spent), 'generation')} are there already")
+        done = len(measurement.kept.spent)
+        say(f"{counted(done, 'generation')} {'is' if done == 1 else 'are'} there already")
     elif measurement.stop_reason() is None:
         with sole_use(plan.seen.device_key, TIMED_RUN, wait_s=WAIT_FOR_DEVICE_S):
             announce_cost(measurement, weights)

@@ -68,10 +68,10 @@ def test_a_technique_that_sleeps_a_twentieth_of_each_step_is_found_to_do_so(plac
     (parent,) = place.runs(ABLATION)
     speed = {name: parent.data.metrics[f"speedup/sleep{name}"] for name in ("", "_low", "_high")}
     truth = 1 / (1 + sleepy.SHARE)
-    # What is slept is a share of the step without its loading, which is a hundredth of it here.
-    assert speed["_low"] <= truth + 0.005 and truth <= speed["_high"], speed
-    assert abs(speed[""] - truth) < 0.05
-    assert speed["_high"] - speed["_low"] < 0.2  # the control: an interval of everything holds the truth, too
+    half_width = (speed["_high"] - speed["_low"]) / 2
+    # One interval in twenty does not hold the truth; hardly one in a thousand misses it by more than twice its width.
+    assert abs(speed[""] - truth) < 2.5 * half_width, speed
+    assert half_width < 0.1  # the control: an interval of everything holds the truth, too
     assert "faster" not in parent.data.tags[VERDICT]
     assert parent.data.tags[STOPPED_BY] in ("precision", "budget")
     assert re.search(r"about \d+ min \(\d+ generations\); differences of", ended.out)
@@ -134,27 +134,40 @@ def test_an_arm_that_fails_is_left_out_and_the_others_are_judged(
     assert "compile:default: no verdict: " in parent.data.tags[VERDICT]
 
 
-def test_what_auto_has_measured_once_the_next_run_takes_at_once(
-    place: StretchPlace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick = "import accelmlf.ablation.auto as a; a.FIRST_LOOK['budget'] = a.SECOND_LOOK['budget'] = 0.2"
-    script = place.folder / "quick.py"
-    script.write_text(f"{quick}\nfrom accelmlf.cli import main\nif __name__ == '__main__':\n    main()\n")
+QUICK = """
+import sys
+import accelmlf.ablation.auto as auto
+from accelmlf.cli import main
+
+auto.FIRST_LOOK["budget"] = auto.SECOND_LOOK["budget"] = 0.2
+if "as-if-fit" in __file__:  # a busy machine and a single generation support no claim, which is not the question here
+    auto.tables.unfit = lambda ablation: []
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_what_auto_has_measured_once_the_next_run_takes_at_once(place: StretchPlace) -> None:
+    scripts = {name: place.folder / f"{name}.py" for name in ("as-it-is", "as-if-fit")}
+    for script in scripts.values():
+        script.write_text(QUICK)
     place.command = "vit"
-    settings = {name: text for name, text in SMALL.items() if name != "model"} | {"techniques": "auto"}
-    first = place.end_of(place.start_script(str(script), settings))
+    settings = {name: text for name, text in SMALL.items() if name != "model"} | {"techniques": "auto", "epochs": "1"}
+
+    unfit = place.end_of(place.start_script(str(scripts["as-it-is"]), settings))
+    assert unfit.code == 0, unfit.err
+    assert "techniques=auto takes none: the measurement supports no claim (1 generation, 3 are needed" in unfit.out
+    assert not [run for run in place.runs(ABLATION) if CHOICE in run.data.tags]  # the next start measures on
+
+    first = place.end_of(place.start_script(str(scripts["as-if-fit"]), settings))
     assert first.code == 0, first.err
-    choices = [run for run in place.runs(ABLATION) if CHOICE in run.data.tags]
-    assert len(choices) == 1
+    assert "1 generation are there already" not in first.out and "1 generation is there already" in first.out
+    (choice,) = [run for run in place.runs(ABLATION) if CHOICE in run.data.tags]
     num_ablations = len(place.runs(ABLATION))
-    second = place.end_of(place.start_script(str(script), settings | {"seed": "5", "epochs": "1"}))
+    second = place.end_of(place.start_script(str(scripts["as-if-fit"]), settings | {"seed": "5", "epochs": "2"}))
     assert second.code == 0, second.err
-    assert f"measured before (run {choices[0].info.run_id})" in second.out
+    assert f"measured before (run {choice.info.run_id})" in second.out
     assert len(place.runs(ABLATION)) == num_ablations
-    taken = choices[0].data.tags[CHOICE]
     runs = [run for run in place.runs() if "accelmlf.kind" not in run.data.tags]
-    assert [run.data.tags["accelmlf.config.techniques"] for run in runs] == [taken, taken]
-    assert all("run " + choices[0].info.run_id in run.data.tags["accelmlf.techniques_chosen"] for run in runs)
-    other = place.end_of(place.start_script(str(script), settings | {"batch_size": "16", "epochs": "1"}))
-    assert other.code == 0, other.err
-    assert "measured before" not in other.out  # the control: another batch is another question
+    assert [run.data.tags["accelmlf.config.techniques"] for run in runs] == ["none", *[choice.data.tags[CHOICE]] * 2]
+    assert all(f"run {choice.info.run_id}" in run.data.tags["accelmlf.techniques_chosen"] for run in runs[1:])
