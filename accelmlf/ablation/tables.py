@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from accelmlf.ablation.break_even import break_even
 from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.effects import SECONDS_PER_EPOCH, SECONDS_PER_PICTURE, TIME_TO_ACCURACY
+from accelmlf.ablation.noise import how_measured
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import RUNS, STEPS, AblateConfig
-from accelmlf.ablation.stored import NUM_ROUNDS, ROUND_VARIANCE, STEPS_PER_STRETCH
 from accelmlf.many_runs.claims import marks_of_group
 from accelmlf.many_runs.comparison import as_ratio
 from accelmlf.many_runs.verdicts import FASTER, SPEED_VERDICTS
@@ -112,31 +112,6 @@ def stretch_cells(figures: Sequence[Mapping[str, float]]) -> list[str]:
         return ["", ""]
     epoch_s = statistics.geometric_mean(found["mean_epoch_s"] for found in figures)
     return [", ".join(short(1e3 * found["seconds_per_image"]) for found in figures), short(epoch_s)]
-
-
-def how_measured(ablation: Ablation) -> list[str]:
-    """Of a measurement in stretches: how much of it there is, why it ended, and how noisy it was."""
-    null = ablation.null_effect
-    if null is None or null.interval is None:
-        return []
-    first = ablation.design.arms[0].name
-    of_first = [ablation.measured[first][block] for block in sorted(ablation.measured[first])]
-    rounds = [int(found[NUM_ROUNDS]) for found in of_first]
-    steps = {arm.name: blocks for arm in ablation.design.arms if (blocks := ablation.measured[arm.name])}
-    counts = [int(next(iter(blocks.values()))[STEPS_PER_STRETCH]) for blocks in steps.values()]
-    spread = statistics.fmean(found[ROUND_VARIANCE] for found in of_first) ** 0.5
-    ended = f", ended by {ablation.stopped_by}" if ablation.stopped_by else ", not ended yet"
-    sd = ablation.process_sd
-    between = "" if sd is None else f", that of a process from start to start {sd:.1%}"
-    return [
-        f"{counted(len(rounds), 'generation')} of {len(steps)} fresh processes, {_span(rounds)} rounds each, stretches "
-        f"of {_span(counts)} steps{ended}",
-        f"noise floor: {first} against itself is {null.figure}; the speed of a stretch varies by {spread:.1%}{between}",
-    ]
-
-
-def _span(numbers: Sequence[int]) -> str:
-    return f"{min(numbers)}" if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
 
 
 def _time(run: Mapping[str, float]) -> str:

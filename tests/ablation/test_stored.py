@@ -10,12 +10,13 @@ import pytest
 
 from accelmlf.ablation.ablate import labels
 from accelmlf.ablation.files import write_tables
+from accelmlf.ablation.noise import how_measured
 from accelmlf.ablation.plan import AblationPlan
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.stopping import Spent
 from accelmlf.ablation.stored import FAILED_FOR_GOOD, Kept, kept_generations
 from accelmlf.ablation.stretches import Measurement
-from accelmlf.ablation.tables import as_lines, as_markdown, how_measured, unfit
+from accelmlf.ablation.tables import as_lines, as_markdown, unfit
 from accelmlf.errors import AccelmlfError, DivergedError, MemoryExhaustedError
 from accelmlf.many_runs.preflight import Preflight
 from accelmlf.tracking.parent_run import ParentRun
