@@ -1,6 +1,7 @@
 """What a person sees while rounds go on: what each factor is worth by now, and how much time is left."""
 
 import math
+import statistics
 import sys
 import time
 
@@ -51,7 +52,7 @@ class LiveView:
             if not values or limits is None:
                 found.append((contrast, "..."))
                 continue
-            found.append((contrast, f"{as_ratio(Interval(sum(values) / len(values), *limits, len(values)))}"))
+            found.append((contrast, f"{as_ratio(Interval(statistics.median(values), *limits, len(values)))}"))
         return found
 
     def draw(self, lines: list[str]) -> None:

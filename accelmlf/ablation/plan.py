@@ -2,8 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelmlf.ablation.designs import Arm, Asked, design_by_number
@@ -16,6 +16,8 @@ from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of, loo
 from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig, require_trainable_batch
+from accelmlf.settings.technique_list import NONE
+from accelmlf.techniques.stack import labels_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class AblationPlan:
     asked: Asked
     configs: Mapping[str, RunConfig]
     """Arm -> its run with the first seed, as the device will run it."""
+    skipped_of_preset: str = NONE
+    """Comma list of the techniques of the recipe's preset that the device had to leave out, or none."""
 
     @property
     def base(self) -> RunConfig:
@@ -96,20 +100,21 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     words = ablate.factor_words()
     seen = look_in_own_process(resolve(given), False)
     require_trainable_batch(seen.config.model, seen.config.batch_size, seen.has_batch_norm)
+    tuned = look_in_own_process(resolve(given_of_preset(given)), False) if ablate.design in OF_PRESETS else None
+    of_preset = () if tuned is None else tuple(f"{skipped.label} ({skipped.reason})" for skipped in tuned.skipped)
     if ablate.design == "preset":
-        tuned = look_in_own_process(resolve({**given, TUNED: True}), False)
-        left_out = tuple(f"{technique.label} ({technique.reason})" for technique in tuned.skipped)
-        factors = Factors(labels=words, left_out=left_out, clash=None)
+        factors = Factors(labels=words, left_out=of_preset, clash=None)
     else:
         factors = isolation.call(look_at_factors, words, seen.config)
+        of_tuned = tuple(f"{text} of {TUNED}" for text in of_preset)
+        factors = replace(factors, left_out=tuple(dict.fromkeys((*factors.left_out, *of_tuned))))
     if not factors.labels:
         rule = f"the device {seen.config.device} can run none of them: {'; '.join(factors.left_out)}"
         remedy = "Give some that it has: dry_run=true of a model lists them"
         raise DeviceError("factors", ",".join(words), rule, remedy)
+    by_number = design_by_number(len(factors.labels), clash=factors.clash)
     asked = Asked(
-        design=design_by_number(len(factors.labels), clash=factors.clash)
-        if ablate.design == BY_NUMBER
-        else ablate.design,
+        design=by_number if ablate.design == BY_NUMBER else ablate.design,
         factors=factors.labels,
         clash=factors.clash,
         repeats=ablate.num_repeats,
@@ -117,15 +122,26 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
         measure=ablate.measure,
         precision=ablate.precision,
     )
-    arms = asked.as_design().arms
-    configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in arms}
-    for config in configs.values():
-        batches = len(BatchPlan(seen.sizes["train"], config.batch_size))
+    configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in asked.as_design().arms}
+    skipped = NONE
+    if tuned is not None:
+        configs[TUNED], skipped = (
+            tuned.config,
+            str(labels_of(tuned.skipped)),
+        )  # without what the device had to leave out
+    require_full_steps(configs.values(), seen.sizes["train"])
+    return AblationPlan(ablate=ablate, given=given, seen=seen, asked=asked, configs=configs, skipped_of_preset=skipped)
+
+
+def require_full_steps(configs: Iterable[RunConfig], num_images: int) -> None:
+    """Refuse an arm whose epoch has fewer batches than one optimizer step takes.
+
+    Raises:
+        ConfigError: the batch is too large for the pictures that there are.
+    """
+    for config in configs:
+        batches = len(BatchPlan(num_images, config.batch_size))
         if config.accumulation_steps > batches:
-            few = f"an epoch of {seen.sizes['train']} pictures has {batches} batch{'es' * (batches > 1)} of that size"
+            few = f"an epoch of {num_images} pictures has {batches} batch{'es' * (batches > 1)} of that size"
             rule = f"{few}, too few for {config.accumulation_steps} micro-batches per step"
             raise ConfigError("batch_size", config.batch_size, rule, "Give a smaller batch_size, or more pictures")
-    if ablate.design in OF_PRESETS:
-        tuned = look_in_own_process(resolve(given_of_preset(given)), False)
-        configs[TUNED] = tuned.config  # without what the device had to leave out
-    return AblationPlan(ablate=ablate, given=given, seen=seen, asked=asked, configs=configs)

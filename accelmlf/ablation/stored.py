@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from accelmlf.ablation.effects import ARMS_AT_ONCE, SECONDS_PER_PICTURE
 from accelmlf.ablation.generation import Turns
 from accelmlf.ablation.plan import AblationPlan
+from accelmlf.ablation.settings import TUNED
 from accelmlf.ablation.stopping import Spent
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.facts import as_tags
@@ -99,36 +100,47 @@ def record_generation(
 ) -> None:
     """A run per arm. They are closed when all are written: a generation whose runs are not all closed is none."""
     written: dict[str, str] = {}
+    start_s, rounds_s = sum(group.start_s for group in turns), sum(group.rounds_s for group in turns)
     for group in turns:
         _, reduced = group.reduced()
-        spent = {
-            START_S: sum(t.start_s for t in turns),
-            ROUNDS_S: sum(t.rounds_s for t in turns),
+        of_group = {
+            START_S: start_s,
+            ROUNDS_S: rounds_s,
             NUM_ROUNDS: float(len(group.rounds)),
             ROUND_VARIANCE: reduced.round_variance,
             CLIPPED: reduced.clipped,
             ARMS_AT_ONCE: float(len(group.ready)),
         }
         for arm in (*group.ready, *group.failed):
-            if arm in written:
-                continue
-            tags = {ARM: arm, BLOCK: str(number), DEVICE: plan.seen.device_key}
-            written[arm] = parent.start_child(f"{arm}, generation {number}", ARM_STRETCHES, tags)
-            run = MlflowRun(parent.store, written[arm], parent.run.experiment_id)
-            facts = as_tags(plan.seen.environment)
-            run.log_config(plan.configs[arm], {"arm": "custom", "skipped_techniques": "none", **facts})
-            if arm not in failed:
-                ready = group.ready[arm]
-                costs = [turn[arm] for turn in group.rounds]
-                own = {STEPS_PER_STRETCH: float(ready.steps), "setup_s": ready.setup_s, "warmup_s": ready.warmup_s}
-                figures = figures_of(costs, math.exp(locations[arm]), ready.images_per_epoch)
-                if others := figures.get("other_gpu_processes"):  # the other arms are held there, too
-                    figures["other_gpu_processes"] = max(others - (len(group.ready) - 1), 0)
-                run.log_metrics(figures | own | spent, 0)
-                run.log_series(series_of(arm, group))
+            if arm not in written:  # in pairs the first arm is in every group
+                run = started(parent, plan, number, arm)
+                written[arm] = run.run_id
+                if arm not in failed:
+                    run.log_metrics(of_group | figures_of_arm(arm, group, locations[arm]), 0)
+                    run.log_series(series_of(arm, group))
     for arm, run_id in written.items():
         error = failed.get(arm)
         parent.end_child(run_id, "completed" if error is None else error.outcome, None if error is None else str(error))
+
+
+def started(parent: ParentRun, plan: AblationPlan, number: int, arm: str) -> MlflowRun:
+    """The open run of an arm in a generation, with its settings."""
+    tags = {ARM: arm, BLOCK: str(number), DEVICE: plan.seen.device_key}
+    run_id = parent.start_child(f"{arm}, generation {number}", ARM_STRETCHES, tags)
+    run, config = MlflowRun(parent.store, run_id, parent.run.experiment_id), plan.configs[arm]
+    skipped = plan.skipped_of_preset if arm == TUNED else "none"
+    labels = {"arm": config.arm, "skipped_techniques": skipped, **as_tags(plan.seen.environment)}
+    run.log_config(config, labels)
+    return run
+
+
+def figures_of_arm(arm: str, group: Turns, location: float) -> dict[str, float]:
+    """What its stretches come to, and what it has cost to start."""
+    ready = group.ready[arm]
+    figures = figures_of([turn[arm] for turn in group.rounds], math.exp(location), ready.images_per_epoch)
+    if others := figures.get("other_gpu_processes"):  # the other arms are held there, too
+        figures["other_gpu_processes"] = max(others - (len(group.ready) - 1), 0)
+    return figures | {STEPS_PER_STRETCH: float(ready.steps), "setup_s": ready.setup_s, "warmup_s": ready.warmup_s}
 
 
 def figures_of(costs: Sequence[Cost], seconds_per_image: float, images_per_epoch: int) -> dict[str, float]:

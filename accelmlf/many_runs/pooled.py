@@ -18,8 +18,6 @@ UNEVEN = 4.0
 """An arm whose variance is so many times that of the others is not pooled with them."""
 DECIMALS = 10
 """What is smaller is rounding: values that tie have no noise, not a very small one."""
-
-
 MIN_BLOCKS = 4
 """With fewer an arm that looks uneven is so by chance too often."""
 

@@ -24,9 +24,8 @@ from accelmlf.techniques.stack import Skipped, labels_of
 
 StopEarly = Callable[[EpochMetrics], str | None]
 """After an epoch: the outcome as which the run ends here, or None to go on."""
-
-
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
+"""Nothing else to record of a run."""
 
 
 def never(_: EpochMetrics) -> None:
