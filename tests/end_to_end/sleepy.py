@@ -21,7 +21,8 @@ class Sleep(Technique):
             time.sleep(SHARE * (time.perf_counter() - started_s))
 
 
-TECHNIQUES["sleep"] = Sleep  # in every process that imports this file, those of the arms among them
+if __name__ in ("__main__", "__mp_main__"):  # this script, and the processes of its arms, which import it by that name
+    TECHNIQUES["sleep"] = Sleep
 
 if __name__ == "__main__":
     main()

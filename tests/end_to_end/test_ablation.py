@@ -448,7 +448,7 @@ def forked() -> Iterator[set[tuple[int, float]]]:
         ({"factors": "accumulation:same_effective_batch", "batch_size": "3"}, 2, "cannot be cut into"),
         ({"design": "preset", "factors": "amp"}, 2, "factors=amp: the preset's factors are those of the recipe"),
         ({"design": "preset", "batch_size": "16"}, 2, "batch_size=16: design=preset compares the recipe's own arms"),
-        ({"design": "presets"}, 2, "design=presets: unknown design. Did you mean preset?"),
+        ({"design": "presets"}, 2, "design=presets: unknown design. Did you mean preset or with_preset?"),
         ({"tuned": "true"}, 2, "tuned=true: ablate sets it by itself. Give design=preset"),
         ({"accumulation_steps": "2"}, 2, "accumulation_steps=2: ablate sets it by itself. Give factors=accumulation"),
         ({"repeats": "0"}, 2, "repeats=0: outside its range"),
