@@ -18,16 +18,21 @@ def how_measured(ablation: Ablation) -> list[str]:
     rounds = [int(found[NUM_ROUNDS]) for found in of_first]
     steps = {arm.name: blocks for arm in ablation.design.arms if (blocks := ablation.measured[arm.name])}
     counts = [int(next(iter(blocks.values()))[STEPS_PER_STRETCH]) for blocks in steps.values()]
-    spread = statistics.fmean(found[ROUND_VARIANCE] for found in of_first) ** 0.5
+    of_stretch = statistics.fmean(found[ROUND_VARIANCE] for found in of_first)
     ended = f", ended by {ablation.stopped_by}" if ablation.stopped_by else ", not ended yet"
     clipped = statistics.fmean(found[CLIPPED] for found in of_first)
-    sd = ablation.process_sd
-    between = "" if sd is None else f", that of a process from start to start {sd:.1%}"
+    between, variance = "", ablation.generation_variance
+    if variance is not None:
+        of_process = max(variance - of_stretch * statistics.fmean(1 / number for number in rounds), 0.0)
+        between = (
+            f", the speed of an arm from generation to generation by {variance**0.5:.1%}, of which its process is "
+            f"{of_process**0.5:.1%}"
+        )
     return [
         f"{counted(len(rounds), 'generation')} of {len(steps)} fresh processes, {_span(rounds)} rounds each, stretches "
         f"of {_span(counts)} steps{ended}",
         f"noise floor: {first} against itself is {null.figure}; the speed of a stretch varies by "
-        f"{spread:.1%}{between}; {clipped:.0%} of the stretches were so far off that they count as nearer",
+        f"{of_stretch**0.5:.1%}{between}; {clipped:.0%} of the stretches were so far off that they count as nearer",
     ]
 
 

@@ -131,7 +131,7 @@ class Ablation:
         return EpochsToAccuracy(self.design, self.settings["device"], figures)
 
     @property
-    def process_sd(self) -> float | None:
+    def generation_variance(self) -> float | None:
         """Of an arm's log speed between generations, the noise of its rounds in it; None of less than two of them."""
         values = {
             arm: {block: math.log(figures[SECONDS_PER_PICTURE.metric]) for block, figures in blocks.items()}
@@ -139,7 +139,7 @@ class Ablation:
             if len(blocks) == self.num_blocks  # one that failed later has less
         }
         is_enough = self.num_blocks > 1 and len(values) > 1
-        return math.sqrt(PooledTable.of(values).variance) if is_enough else None
+        return PooledTable.of(values).variance if is_enough else None
 
     @cached_property
     def measured(self) -> Measured:

@@ -26,7 +26,7 @@ class Generation:
     locations: Seconds
     """log seconds per picture [arms]; their differences are those within rounds."""
     round_variance: float
-    """Of one stretch's log seconds within its round, by the median of all arms."""
+    """Of one stretch's log seconds within its round: that of a location is as many times less as there are rounds."""
     clipped: float
     """Share of stretches that were so far off that they were drawn in."""
 
@@ -40,15 +40,20 @@ class Generation:
         found, clipped, variances = zip(*(_huber(column) for column in relative.T), strict=True)
         level = float(np.median(logs))
         locations = np.array(found) + level
-        return cls(locations, float(np.median(variances)), float(np.mean(clipped)))
+        arms = logs.shape[1]
+        left = (arms - 1) / arms if arms > 1 else 1.0  # the round's mean has taken its part of each
+        return cls(locations, float(np.mean(variances)) / left, float(np.mean(clipped)))
 
 
 def _huber(values: Seconds) -> tuple[float, float, float]:
-    """Huber's location of values, the share of them that it drew in, and their robust variance."""
+    """Huber's location of values, the share that it drew in, and the variance of the location times their count.
+
+    Source of the variance: Huber 1981, Robust Statistics, section 6.7.
+    """
     location = float(np.median(values))
     scale = MAD_TO_SD * float(np.median(np.abs(values - location)))
     if scale == 0.0:
-        return float(np.mean(values)), 0.0, 0.0
+        return float(np.mean(values)), 0.0, float(np.var(values))
     limit = HUBER * scale
     for _ in range(50):
         drawn_in = np.clip(values, location - limit, location + limit)
@@ -56,7 +61,9 @@ def _huber(values: Seconds) -> tuple[float, float, float]:
         if abs(moved - location) < 1e-9:
             break
         location = moved
-    return location, float((np.abs(values - location) > limit).mean()), scale**2
+    influences = np.clip(values - location, -limit, limit)
+    clipped = float((np.abs(values - location) > limit).mean())
+    return location, clipped, float((influences**2).sum()) / (len(values) - 1) / (1 - clipped) ** 2
 
 
 def rounds_for(start_s: float, round_s: float, round_variance: float, process_variance: float) -> int:

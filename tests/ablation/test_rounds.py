@@ -86,12 +86,25 @@ def test_a_drift_within_rounds_cancels_where_the_order_is_random() -> None:
     assert np.mean(in_order, 0)[3] == pytest.approx(3 * rate)  # the control: always in the same order
 
 
-def test_the_spread_of_a_round_is_told_by_arms_that_are_alike_whatever_one_does() -> None:
+@pytest.mark.parametrize("count", [5, 12, 40])
+@pytest.mark.parametrize("noise", ["normal", "heavy-tailed"])
+def test_the_variance_of_a_stretch_tells_how_far_apart_the_locations_of_generations_are(count: int, noise: str) -> None:
+    chance, studies, told = np.random.default_rng(1), 400, []
+    locations = []
+    for _ in range(studies):
+        draw = chance.normal(size=(count, 4)) if noise == "normal" else chance.standard_t(3, size=(count, 4))
+        found = Generation.of(np.exp(NOISE * draw))
+        locations.append(found.locations - found.locations.mean())
+        told.append(found.round_variance / count)
+    measured = float((np.array(locations) ** 2).sum() / (3 * studies))
+    assert np.mean(told) == pytest.approx(measured, rel=0.2)
+
+
+def test_a_wild_arm_leaves_the_locations_of_all_finite() -> None:
     wild = rounds_of(40)
     wild[:, 1] *= np.exp(np.random.default_rng(3).normal(size=40))
     calm = Generation.of(rounds_of(40)).round_variance
-    # Within a round of four, an arm keeps three quarters of its variance.
-    assert math.sqrt(calm) == pytest.approx(NOISE * math.sqrt(3 / 4), rel=0.3)
+    assert math.sqrt(calm) == pytest.approx(NOISE, rel=0.3)
     assert math.sqrt(Generation.of(rounds_of(40, noise=0.1)).round_variance) > 3 * math.sqrt(calm)
     assert np.isfinite(Generation.of(wild).locations).all()
 
