@@ -17,10 +17,12 @@ for name in [name for name in os.environ if name.startswith("MLFLOW_") and name.
 import mlflow
 import torch
 
+from accelmlf.machine.devices import has_bf16
 from accelmlf.machine.signals import ENDING
 from accelmlf.many_runs.preflight import Preflight, look
 from accelmlf.models.families import MODELS
 from accelmlf.settings.recipes import resolve
+from accelmlf.techniques import catalogue
 from tests.ablation.plan_makers import GIVEN
 from tests.makers import add_tiny_model
 
@@ -41,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def seen() -> Preflight:
     """What is known of a small run before any is started."""
     return look(resolve(GIVEN), False)
+
+
+@pytest.fixture
+def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without bf16 in hardware emulates it: too slow for amp to be let run there, and the same arithmetic."""
+    monkeypatch.setattr(catalogue, "has_bf16", lambda device: device.type == "cpu" or has_bf16(device))
 
 
 @pytest.fixture

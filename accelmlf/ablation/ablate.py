@@ -21,7 +21,7 @@ from accelmlf.many_runs.child_run import Child, failure_of_all, run_child, too_m
 from accelmlf.many_runs.comparison import block_orders
 from accelmlf.many_runs.console import RunsConsole, left_in_words
 from accelmlf.many_runs.opened import labels_of_parent, opened
-from accelmlf.many_runs.verdicts import FASTER, SLOWER, SPEED_VERDICTS
+from accelmlf.many_runs.verdicts import FASTER, SLOWER
 from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.text import counted, say
@@ -153,7 +153,7 @@ def labels(plan: AblationPlan) -> tuple[dict[str, str], dict[str, str]]:
 
 
 AFRESH = {
-    STEPS: "the same command goes on with more generations where precision is smaller, or budget larger",
+    STEPS: "another seed (-P seed=1000, say) measures afresh; a smaller precision or a larger budget goes on with this",
     RUNS: "another seed (-P seed=1000, say) measures afresh; decide on the number of repeats before you look",
 }
 """How one goes on from a result."""
@@ -185,7 +185,7 @@ def announce(plan: AblationPlan) -> None:
 def next_command(ablation: Ablation, plan: AblationPlan) -> str | None:
     """After a screening, what asks for the factors that it shows to matter; None after another design, or for none."""
     speeds = [ablation.judged(contrast)[0] for contrast in ablation.design.contrasts]
-    few = [e.contrast.name for e in speeds if e.verdict in SPEED_VERDICTS[FASTER : SLOWER + 1]]
+    few = [e.contrast.name for e in speeds if e.decision in (FASTER, SLOWER)]
     if plan.asked.design != "screening" or not few:
         return None
     own = {"model": plan.base.model, "factors": ",".join(few), "design": "one_at_a_time"}

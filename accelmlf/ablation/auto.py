@@ -1,35 +1,36 @@
 """techniques=auto: measure what each technique is worth here, take what is shown faster, together, and say why."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelmlf.ablation import tables
 from accelmlf.ablation.ablate import run_ablate
-from accelmlf.ablation.effects import Effect
+from accelmlf.ablation.break_even import break_even
+from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.factors import look_at_factors
 from accelmlf.ablation.plan import speed_key
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import ALL, TUNED, AblateConfig
+from accelmlf.errors import ConfigError
 from accelmlf.machine import isolation
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
-from accelmlf.many_runs.verdicts import FASTER, SPEED_VERDICTS
+from accelmlf.many_runs.verdicts import FASTER, UNDECIDED
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.technique_list import TechniqueList
 from accelmlf.text import say
 from accelmlf.tracking.store import open_store
-from accelmlf.tracking.tags import CHOICE, CHOICE_REASON, SPEED_KEY
+from accelmlf.tracking.stored_runs import StoredRun
+from accelmlf.tracking.tags import CHOICE, CHOICE_REASON, CHOICE_REFUSED, SPEED_KEY
 from accelmlf.tracking.tracker import RUN_ID
 
 FIRST_LOOK: dict[str, Any] = {"design": "alone", "precision": 0.05, "budget": 8.0}
 """Each technique alone: precise enough to see what is worth having."""
 SECOND_LOOK: dict[str, Any] = {"design": "with_preset", "precision": 0.02, "budget": 8.0}
 """Those that are shown faster, alone and together, beside the recipe's preset."""
-
-
-OF_CODE = ("code not committed", "code without a commit")
-"""Marks that say nothing against the speed of a technique."""
+OF_CODE = "code "
+"""How marks begin that say nothing against the speed of a technique."""
 
 
 @dataclass(frozen=True)
@@ -65,38 +66,35 @@ def choose(given: Mapping[str, Any]) -> Choice:
 
 def former_choice(key: str) -> Choice | None:
     """The latest of the same key in this experiment; None where there is none."""
+    found = measured_before(key, CHOICE)
+    if not found:
+        return None
+    tags, run_id = found[-1].tags, found[-1].run_id
+    return Choice(TechniqueList.parse(tags[CHOICE]), f"{tags[CHOICE_REASON]}, measured before (run {run_id})")
+
+
+def measured_before(key: str, tag: str) -> list[StoredRun]:
+    """Measurements of the same key that have the tag, the latest last."""
     store = open_store()
     runs = store.read_runs(store.own_experiment(), f"tags.`{SPEED_KEY}` = '{key}'")
-    found = next((run for run in reversed(runs) if CHOICE in run.tags), None)
-    if found is None:
-        return None
-    text = f"{found.tags[CHOICE_REASON]}, measured before (run {found.run_id})"
-    return Choice(TechniqueList.parse(found.tags[CHOICE]), text)
+    return [run for run in runs if tag in run.tags]
 
 
 def measured_choice(base: Mapping[str, Any], seen: Preflight) -> Choice:
     """Measured now, in one or two looks."""
     say("techniques=auto: each technique is measured once for this model, data and machine; later runs begin at once")
-    factors = candidates(seen)
+    factors = isolation.call(look_at_factors, (ALL,), seen.config).labels
     if not factors:
         return Choice(TechniqueList(), "there is no technique that this device can run")
+    # One that supported no claim is not gone on with: what speaks against it stays.
+    refused = len(measured_before(speed_key(seen), CHOICE_REFUSED))
+    base = {**base, "seed": (seen.config.seed + refused) % 2**32}
     first = measured(AblateConfig(factors=",".join(factors), **FIRST_LOOK), base)
-    faster = [effect.contrast.name for effect in speeds(first) if is_faster(effect)]
+    faster = [contrast.name for contrast in first.design.contrasts if first.is_faster(contrast)]
     if not faster:
-        return recorded(first, TechniqueList(), "no technique is shown to be faster")
-    second = measured(AblateConfig(factors=",".join(faster), **SECOND_LOOK), base)
-    arms = [effect for effect in speeds(second) if is_faster(effect) and TUNED not in effect.contrast.factors]
-    if not arms:
-        return recorded(second, TechniqueList(), "no technique is shown to be faster")
-    best = max(arms, key=lambda effect: effect.interval.mean if effect.interval else 0.0)
-    of_several = f", the fastest of {len(arms)} arms, so this is on the optimistic side" if len(arms) > 1 else ""
-    return recorded(second, TechniqueList(best.contrast.factors), f"{best.figure} as fast as without{of_several}")
-
-
-def candidates(seen: Preflight) -> list[str]:
-    """The techniques that this device can run, but not `compile` on a CPU, whose processes take minutes to start."""
-    found = isolation.call(look_at_factors, (ALL,), seen.config).labels
-    return [label for label in found if not (label.startswith("compile") and seen.config.device == "cpu")]
+        return recorded(first, None)
+    second = second_look(faster, base)
+    return recorded(second, fastest(second))
 
 
 def measured(ablate: AblateConfig, base: Mapping[str, Any]) -> Ablation:
@@ -105,18 +103,56 @@ def measured(ablate: AblateConfig, base: Mapping[str, Any]) -> Ablation:
     return ablation
 
 
-def speeds(ablation: Ablation) -> list[Effect]:
-    return [ablation.judged(contrast)[0] for contrast in ablation.design.contrasts]
+def second_look(factors: Sequence[str], base: Mapping[str, Any]) -> Ablation:
+    """At factors alone and together, beside the recipe's preset where that can run."""
+    ablate = AblateConfig(factors=",".join(factors), **SECOND_LOOK)
+    try:
+        return measured(ablate, base)
+    except ConfigError as error:  # its batch, say, needs more pictures than there are
+        say(f"the recipe's preset is not measured beside them: {error}")
+        return measured(replace(ablate, design="one_at_a_time"), base)
 
 
-def is_faster(effect: Effect) -> bool:
-    return effect.verdict == SPEED_VERDICTS[FASTER]
+def fastest(ablation: Ablation) -> Contrast | None:
+    """Of the arms that are shown faster than without techniques and pay in as many epochs as the run has."""
+    epochs = int(ablation.settings["epochs"])
+
+    def pays(contrast: Contrast) -> bool:
+        once = break_even(contrast, ablation.measured, epochs)
+        return once is None or once.pays
+
+    def times_as_fast(contrast: Contrast) -> float:
+        interval = ablation.judged(contrast)[0].interval
+        return interval.mean if interval is not None else 0.0
+
+    own = [contrast for contrast in ablation.design.contrasts if TUNED not in contrast.factors]
+    return max((c for c in own if ablation.is_faster(c) and pays(c)), key=times_as_fast, default=None)
 
 
-def recorded(ablation: Ablation, techniques: TechniqueList, reason: str) -> Choice:
+def recorded(ablation: Ablation, best: Contrast | None) -> Choice:
     """The choice, kept with the measurement that it stands on; none by a measurement that supports no claim."""
-    place = f"measured now (run {ablation.parent.run_id})"
-    if against := [mark for mark in tables.unfit(ablation) if mark not in OF_CODE]:
-        return Choice(TechniqueList(), f"the measurement supports no claim ({'; '.join(against)}), {place}")
-    open_store().set_tags(ablation.parent.run_id, {CHOICE: str(techniques), CHOICE_REASON: reason})
+    run_id, place = ablation.parent.run_id, f"measured now (run {ablation.parent.run_id})"
+    # What the preset had to leave out says nothing against the others.
+    against = [mark for mark in tables.unfit(ablation, but=[TUNED]) if not mark.startswith(OF_CODE)]
+    if against:
+        open_store().set_tags(run_id, {CHOICE_REFUSED: "; ".join(against)})
+        text = f"the measurement supports no claim ({'; '.join(against)}), {place}; the next start measures afresh"
+        return Choice(TechniqueList(), text)
+    techniques, reason = TechniqueList(best.factors if best else ()), in_words(ablation, best)
+    open_store().set_tags(run_id, {CHOICE: str(techniques), CHOICE_REASON: reason})
     return Choice(techniques, f"{reason}, {place}")
+
+
+def in_words(ablation: Ablation, best: Contrast | None) -> str:
+    """Why the best of its arms was chosen, or none."""
+    speeds = [ablation.judged(contrast)[0] for contrast in ablation.design.contrasts]
+    own = [effect for effect in speeds if TUNED not in effect.contrast.factors]
+    if best is None:
+        undecided = [effect.contrast.name for effect in own if effect.decision == UNDECIDED]
+        return "no technique is shown to be faster" + (f" ({', '.join(undecided)}: not decided)" if undecided else "")
+    text = f"{ablation.judged(best)[0].figure} as fast as without"
+    beside_preset = [effect for effect in speeds if {*effect.contrast.factors} == {*best.factors, TUNED}]
+    if beside_preset:
+        text += f" and {beside_preset[0].figure} as fast as the recipe's preset"
+    num_faster = sum(effect.decision == FASTER for effect in own)
+    return text + (f", the fastest of {num_faster} arms, so this is on the optimistic side" if num_faster > 1 else "")

@@ -8,7 +8,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from accelmlf.ablation.settings import ALL, BASELINE, DEFAULT_PRECISION, MOST_ONE_AT_A_TIME, RUNS, STEPS, TUNED, UNTUNED
+from accelmlf.ablation.settings import (
+    ALL,
+    BASELINE,
+    DEFAULT_BUDGET,
+    DEFAULT_PRECISION,
+    MOST_ONE_AT_A_TIME,
+    RUNS,
+    STEPS,
+    TUNED,
+    UNTUNED,
+)
 from accelmlf.errors import ConfigError
 from accelmlf.settings.fields import pick
 
@@ -33,6 +43,8 @@ class Contrast:
     factors: tuple[str, ...]
     weights: Mapping[str, float]
     is_interaction: bool = False
+    is_mixed: bool = False
+    """An average into which pairs of other factors are mixed that work together or against one another."""
 
     @property
     def without(self) -> tuple[str, ...]:
@@ -117,7 +129,8 @@ def screening(factors: Sequence[str]) -> Design:
     ]  # the first row is of ones: no factor is on
     subsets = [tuple(f for f, sign in zip(factors, row, strict=True) if sign < 0) for row in signs]
     arms = [Arm("+".join(subset) or BASELINE, subset) for subset in subsets]
-    return Design(tuple(arms), tuple(_main_effect(arms, factor) for factor in factors))
+    effects = (replace(_main_effect(arms, factor), is_mixed=True) for factor in factors)
+    return Design(tuple(arms), tuple(effects))
 
 
 def _main_effect(arms: Sequence[Arm], factor: str) -> Contrast:
@@ -216,6 +229,8 @@ class Asked:
     """steps or runs. Ablations of the first version have no word of it: they were of whole runs."""
     precision: float = DEFAULT_PRECISION
     """Half the width of an interval that is narrow enough, of a ratio."""
+    budget: float = DEFAULT_BUDGET
+    """Minutes after which a measurement in stretches ends."""
 
     def as_json(self) -> str:
         return json.dumps(vars(self))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from accelmlf.ablation.designs import Contrast
 from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, Interval, as_ratio
 from accelmlf.many_runs.pooled import Estimate, PooledTable, simultaneous
-from accelmlf.many_runs.verdicts import SAME_WITHIN, SPEED_VERDICTS, decided
+from accelmlf.many_runs.verdicts import SAME_WITHIN, SPEED_VERDICTS, UNDECIDED, decided, supports_verdict
 from accelmlf.measure.cost import PHASES
 
 Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
@@ -71,16 +71,18 @@ class Effect:
     @property
     def can_have_verdict(self) -> bool:
         """A measure with verdicts, at the target in every run, measured in every block of at least three."""
-        complete = self.interval is not None and not self.reached and not self.absent
-        enough = self.interval is not None and self.interval.count >= MIN_REPEATS and self.interval.low is not None
-        return self.measure.has_verdict and complete and enough
+        is_complete = self.measure.has_verdict and not self.reached and not self.absent
+        return is_complete and self.interval is not None and supports_verdict(self.interval)
+
+    @property
+    def decision(self) -> int | None:
+        """What the interval shows: FASTER, SLOWER, SAME or UNDECIDED; None where there is no verdict."""
+        return decided(self.interval) if self.can_have_verdict and self.interval is not None else None
 
     @property
     def verdict(self) -> str | None:
-        """What the interval allows to say, in one of four words; None where there is no verdict."""
-        if not self.can_have_verdict or self.interval is None:
-            return None
-        return VERDICTS[self.contrast.is_interaction][decided(self.interval)]
+        """The same in one of four words."""
+        return None if self.decision is None else VERDICTS[kind_of(self.contrast)][self.decision]
 
     @property
     def figure(self) -> str:
@@ -97,16 +99,23 @@ class Effect:
         return next(words for say in WORDS if (words := say(self)) is not None)
 
 
+INTERACTION, MIXED = "interaction", "mixed"
 VERDICTS = {
-    False: SPEED_VERDICTS,
-    True: (
+    "": SPEED_VERDICTS,
+    MIXED: tuple(f"{word} on average" for word in SPEED_VERDICTS[:UNDECIDED]) + SPEED_VERDICTS[UNDECIDED:],
+    INTERACTION: (
         "worth more together",
         "worth less together",
         f"no interaction above {100 * SAME_WITHIN:g} %",
         "not decided yet",
     ),
 }
-"""Of interactions or not, in the order of what is `decided`."""
+"""By kind of contrast, in the order of what is `decided`."""
+
+
+def kind_of(contrast: Contrast) -> str:
+    """A key of VERDICTS."""
+    return INTERACTION if contrast.is_interaction else MIXED if contrast.is_mixed else ""
 
 
 def target_missed(effect: Effect) -> str | None:
@@ -121,7 +130,9 @@ def target_missed(effect: Effect) -> str | None:
 def runs_absent(effect: Effect) -> str | None:
     if not effect.absent:
         return None
-    no_verdict = f"no verdict: {_counts(effect.absent)}"
+    in_generations = f"{' and '.join(effect.absent)} failed, and was measured no more"
+    why = in_generations if effect.measure is SECONDS_PER_PICTURE else _counts(effect.absent)
+    no_verdict = f"no verdict: {why}"
     return f"{effect.figure}; {no_verdict}" if effect.figure else no_verdict
 
 

@@ -119,7 +119,7 @@ def settings_of(arm: Arm, base: RunConfig) -> dict[str, Any]:
     if arm.name in (UNTUNED, TUNED):
         return {"tuned": arm.name == TUNED}
     steps = recipe_for(base.model, base.dataset, base.weights).tuned.accumulation_steps
-    settings = ArmSettings(base.techniques, base.batch_size)
+    settings = ArmSettings(base.techniques, base.batch_size, base.accumulation_steps)
     for label in arm.factors:
         settings = factor_of(label).apply(settings, steps)
     return vars(settings)
@@ -173,8 +173,11 @@ def every_technique(config: RunConfig, device: torch.device) -> tuple[list[str],
     known = [kind(word, None, device) for word, kind in TECHNIQUES.items() if word not in on]
     able = [t for t in known if config.pipeline in t.pipelines and t.missing() is None]
     able = [t for t in able if _clash([t.label], config, device) is None]
+    slow = [t for t in able if t.word == "compile" and device.type == "cpu"]
+    able = [t for t in able if t not in slow]
     replaced = {word: t.word for t in able for word in t.replaces}
     left_out = [f"{t.label} ({replaced[t.word]} replaces it)" for t in able if t.word in replaced]
+    left_out += [f"{t.label} (on a CPU its processes take minutes to start: name it to have it measured)" for t in slow]
     return [t.word for t in able if t.word not in replaced], left_out
 
 

@@ -1,5 +1,6 @@
 """One generation: every arm in a fresh process, warm, and rounds in which each trains a stretch in random order."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from accelmlf.ablation.effects import MIN_TO_POOL
 from accelmlf.ablation.rounds import Generation
 from accelmlf.errors import AccelmlfError, MemoryExhaustedError, ProcessKilledError
 from accelmlf.many_runs.child_run import is_fatal
@@ -41,11 +43,28 @@ class Turns:
     start_s: float = 0.0
     rounds_s: float = 0.0
 
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Those that have not failed."""
+        return tuple(arm for arm in self.ready if arm not in self.failed)
+
     def reduced(self) -> tuple[tuple[str, ...], Generation]:
         """The arms that have not failed, and what their rounds say of them."""
-        arms = tuple(arm for arm in self.ready if arm not in self.failed)
-        seconds = [[turn[arm].train_s / turn[arm].images for arm in arms] for turn in self.rounds]
-        return arms, Generation.of(np.array(seconds))
+        seconds = [[turn[arm].train_s / turn[arm].images for arm in self.arms] for turn in self.rounds]
+        return self.arms, Generation.of(np.array(seconds))
+
+    def place(self, arm: str, number: int) -> int:
+        """Of an arm's stretch in a round, from 0."""
+        return list(self.rounds[number]).index(arm)
+
+    def carried_over(self) -> dict[str, float]:
+        """Arm -> how much slower, in logarithms, the stretches after its own were; of two arms there is no telling."""
+        arms, reduced = self.reduced()
+        if len(arms) < MIN_TO_POOL or not self.rounds:
+            return {}
+        places = [[self.place(arm, number) for arm in arms] for number in range(len(self.rounds))]
+        found = zip(arms, reduced.carried_over(np.array(places)).tolist(), strict=True)
+        return {arm: value for arm, value in found if not math.isnan(value)}
 
 
 def take_turns(
@@ -55,11 +74,14 @@ def take_turns(
     chance: random.Random,
     num_rounds: Callable[[float, float], int],
     watch: Callable[[Turns, int], None],
+    *,
+    anew: bool = False,
 ) -> Turns:
     """Start and warm up a process for each arm, and let all of them train stretches in turn, round after round.
 
     `steps`: of the stretches of arms that have been measured before. `num_rounds` is asked with what the start and the
-    first round took; `watch` after each round, with how many there will be.
+    first round took; `watch` after each round, with how many there will be. `anew`: without what earlier processes have
+    kept.
 
     Raises:
         TooManyAtOnceError: memory does not hold all of them.
@@ -70,7 +92,7 @@ def take_turns(
         started_s = time.perf_counter()
         for arm in chance.sample(list(configs), len(configs)):
             try:
-                runs[arm] = held.enter_context(warm_run(configs[arm], weights, steps.get(arm)))
+                runs[arm] = held.enter_context(warm_run(configs[arm], weights, steps.get(arm), anew=anew))
             except AccelmlfError as error:
                 if runs and isinstance(error, MemoryExhaustedError):  # the others have it
                     raise TooManyAtOnceError(len(runs)) from None

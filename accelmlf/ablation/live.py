@@ -11,7 +11,7 @@ from accelmlf.ablation.anytime import anytime_interval
 from accelmlf.ablation.designs import Contrast, Design
 from accelmlf.ablation.generation import Turns
 from accelmlf.ablation.settings import AblateConfig
-from accelmlf.machine.presence import MissingCores
+from accelmlf.machine.presence import MissingCores, total_presence
 from accelmlf.many_runs.comparison import Interval, as_ratio
 from accelmlf.many_runs.console import TELL_EVERY_S
 from accelmlf.text import say
@@ -27,14 +27,17 @@ class LiveView:
 
     def round_ended(self, turns: Turns, wanted: int) -> None:
         """After each round of the generation."""
-        for arm, cost in turns.rounds[-1].items():
-            if note := self.missing_cores.note(f"a stretch of {arm}", cost.presence):
+        for arm in turns.rounds[-1]:
+            # Together, since one stretch may be shorter than what is worth a note.
+            presence = total_presence([turn[arm].presence for turn in turns.rounds if arm in turn])
+            if note := self.missing_cores.note(f"{arm} in this generation", presence):
                 self.close()
                 say(note)
         left_s = turns.rounds_s / len(turns.rounds) * (wanted - len(turns.rounds))
         state = f"generation {self.number}, round {len(turns.rounds)} of {wanted}, left {tqdm.format_interval(left_s)}"
         if self.is_terminal:
-            self.draw([state, *(f"  {contrast.name}  {text}" for contrast, text in self.texts(turns))])
+            texts = [f"  {contrast.name}  {text}" for contrast, text in self.texts(turns)]
+            self.draw([f"{state}; of these processes alone:", *texts])
         elif time.monotonic() - self.told_s >= TELL_EVERY_S:
             say(state)
             self.told_s = time.monotonic()

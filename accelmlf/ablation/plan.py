@@ -121,6 +121,7 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
         left_out=factors.left_out,
         measure=ablate.measure,
         precision=ablate.precision,
+        budget=ablate.budget,
     )
     configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in asked.as_design().arms}
     skipped = NONE

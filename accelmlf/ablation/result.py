@@ -24,6 +24,7 @@ from accelmlf.ablation.settings import STEPS
 from accelmlf.ablation.stored import FAILED_BY_ITSELF, complete_generations, place_of
 from accelmlf.ablation.time_to_accuracy import EpochsToAccuracy
 from accelmlf.many_runs.pooled import PooledTable
+from accelmlf.many_runs.verdicts import FASTER
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ABLATION, ARM, ARM_RUN, ARM_STRETCHES, ASKED, BLOCK, KIND, OWNER, STOPPED_BY
 
@@ -38,8 +39,8 @@ class Ablation:
     """Block -> arm -> the run that ended well."""
     failures: Sequence[StoredRun]
     """The last run of each place in which none ended well, where that was its own fault."""
-    looks: Sequence[int]
-    """Numbers of repeats with which it was judged, this one among them."""
+    looks: Sequence[str]
+    """Each number of repeats, or precision and budget, with which it was judged, this one among them."""
     repeated: int = 0
     """Runs that failed and whose place another one has taken."""
     stopped_by: str | None = None
@@ -62,9 +63,8 @@ class Ablation:
             for run in broken
             if run.tags[ARM] not in blocks.get(int(run.tags[BLOCK]), {})
         }
-        judged = [run for run in children if run.kind == ABLATION and run.outcome == "completed" and ASKED in run.tags]
-        looks = {Asked.from_json(run.tags[ASKED]).repeats for run in judged} | {asked.repeats}
-        return cls(parent, asked, blocks, list(failed.values()), sorted(looks), len(broken) - len(failed))
+        looks = [str(look) for look in sorted({one.repeats for one in judged(asked, children)})]
+        return cls(parent, asked, blocks, list(failed.values()), looks, len(broken) - len(failed))
 
     @classmethod
     def _of_stretches(cls, parent: StoredRun, asked: Asked, children: Sequence[StoredRun]) -> "Ablation":
@@ -79,7 +79,9 @@ class Ablation:
         blocks = complete_generations(runs, [arm.name for arm in arms])
         failed = {run.tags[ARM]: run for run in runs if run.outcome in FAILED_BY_ITSELF}
         stopped_by = parent.tags.get(STOPPED_BY)
-        return cls(parent, asked, blocks, list(failed.values()), [], stopped_by=stopped_by, counted=counted)
+        limits = sorted({(-one.precision, one.budget) for one in judged(asked, children)})
+        looks = [f"{-precision:.1%} in {budget:g} min" for precision, budget in limits]
+        return cls(parent, asked, blocks, list(failed.values()), looks, stopped_by=stopped_by, counted=counted)
 
     @property
     def num_blocks(self) -> int:
@@ -168,6 +170,10 @@ class Ablation:
         speed, on_time = of.get(self.speed, absent), of.get(TIME_TO_ACCURACY) or self.counted_effect(contrast)
         return [speed, on_time] if on_time else [speed]
 
+    def is_faster(self, contrast: Contrast) -> bool:
+        """Whether that is shown."""
+        return self.judged(contrast)[0].decision == FASTER
+
     def counted_effect(self, contrast: Contrast) -> Effect | None:
         """On time to accuracy, from speed and counted epochs; None of whole runs, and where none were counted."""
         estimate = estimate_of(contrast, SECONDS_PER_PICTURE, self.measured)
@@ -216,6 +222,12 @@ class Ablation:
         """Runs, those of arms that were left out as far as there are any."""
         living = self.num_blocks * sum(arm.name not in self.left_out for arm in self.design.arms)
         return living + sum(len(self.measured[arm]) + 1 for arm in self.left_out)
+
+
+def judged(asked: Asked, runs: Sequence[StoredRun]) -> list[Asked]:
+    """What one study was asked for, each time that somebody was told its verdicts, this time among them."""
+    ended = [run for run in runs if run.kind == ABLATION and run.outcome == "completed" and ASKED in run.tags]
+    return [asked, *(Asked.from_json(run.tags[ASKED]) for run in ended)]
 
 
 def blocks_of(runs: Sequence[StoredRun], arms: Sequence[Arm]) -> dict[int, dict[str, StoredRun]]:

@@ -5,6 +5,7 @@ Source of the number of rounds: Kalibera and Jones 2013, Rigorous benchmarking i
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +30,13 @@ class Generation:
     """Of one stretch's log seconds within its round: that of a location is as many times less as there are rounds."""
     clipped: float
     """Share of stretches that were so far off that they were drawn in."""
+    residuals: Seconds
+    """log seconds per picture [rounds, arms], without what the round and the arm explain."""
 
     @classmethod
     def of(cls, seconds: Seconds) -> "Generation":
         if not seconds.size:  # every arm has failed
-            return cls(np.empty(0), 0.0, 0.0)
+            return cls(np.empty(0), 0.0, 0.0, seconds)
         logs = np.log(seconds)
         # Against the round's mean: against its median, arms that differ would be biased by spikes, which go one way.
         relative = logs - (logs.mean(1, keepdims=True) if logs.shape[1] > 1 else np.median(logs))
@@ -42,7 +45,26 @@ class Generation:
         locations = np.array(found) + level
         arms = logs.shape[1]
         left = (arms - 1) / arms if arms > 1 else 1.0  # the round's mean has taken its part of each
-        return cls(locations, float(np.mean(variances)) / left, float(np.mean(clipped)))
+        return cls(locations, float(np.mean(variances)) / left, float(np.mean(clipped)), relative - np.array(found))
+
+    def carried_over(self, places: npt.NDArray[np.int64]) -> Seconds:
+        """Of each arm [arms], how much slower, in logarithms, stretches were right after its own than after others'.
+
+        `places`: of each stretch in its round [rounds, arms], from 0. Not a number where nothing came after it.
+        """
+        in_order = np.argsort(places, axis=1)
+        trained, after = in_order.ravel(), np.take_along_axis(self.residuals, in_order, axis=1).ravel()
+        # By chance an arm is the last of one round and the first of the next.
+        is_other = trained[1:] != trained[:-1]
+        before, after = trained[:-1][is_other], after[1:][is_other]
+        count = places.shape[1]
+        means = [
+            [after[at].mean() if at.any() else math.nan for at in (before == arm, before != arm)]
+            for arm in range(count)
+        ]
+        # The mean of its round has taken a part of each.
+        found: Seconds = np.array(means) @ [1.0, -1.0] * count / (count - 1)
+        return found
 
 
 def _huber(values: Seconds) -> tuple[float, float, float]:
@@ -64,6 +86,11 @@ def _huber(values: Seconds) -> tuple[float, float, float]:
     influences = np.clip(values - location, -limit, limit)
     clipped = float((np.abs(values - location) > limit).mean())
     return location, clipped, float((influences**2).sum()) / (len(values) - 1) / (1 - clipped) ** 2
+
+
+def process_variance(between: float, of_stretch: float, rounds: Sequence[int]) -> float:
+    """Of a process's own log speed: what is between generations that rounds do not explain; by chance below 0."""
+    return between - of_stretch * float(np.mean([1 / number for number in rounds]))
 
 
 def rounds_for(start_s: float, round_s: float, round_variance: float, process_variance: float) -> int:

@@ -11,7 +11,7 @@ DEFAULT_FACTORS = "accumulation,amp,pin_memory"
 BASELINE, ALL, UNTUNED, TUNED = "baseline", "all", "untuned", "tuned"
 STEPS, RUNS = "steps", "runs"
 DEFAULT_REPEATS = 5
-DEFAULT_PRECISION = 0.02
+DEFAULT_PRECISION, DEFAULT_BUDGET = 0.02, 12.0
 SET_BY_ABLATION = {"tuned": "design=preset", "accumulation_steps": "factors=accumulation"}
 """Settings of a run that an ablation sets by itself, and what to give instead."""
 
@@ -49,7 +49,7 @@ class AblateConfig:
     """steps: short stretches of steps, in minutes; runs: whole training runs, each to its last epoch."""
     precision: float = setting(DEFAULT_PRECISION, at_least=0.001, at_most=0.5)
     """With measure=steps: half the width of the intervals (of the ratio) at which the measurement ends."""
-    budget: float = setting(12.0, above=0, at_most=10_000)
+    budget: float = setting(DEFAULT_BUDGET, above=0, at_most=10_000)
     """With measure=steps: minutes after which it ends, however wide the intervals are."""
     repeats: int | None = setting(None, at_least=1, at_most=100, default_text="5 with measure=runs, none with steps")
     """Seeds with which whole runs of every arm are trained: measure=runs times them, measure=steps counts epochs."""

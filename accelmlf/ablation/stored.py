@@ -17,7 +17,7 @@ from accelmlf.measure.cost import Cost, total_of
 from accelmlf.measure.records import cost_metrics
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.stored_runs import StoredRun
-from accelmlf.tracking.tags import ARM, ARM_STRETCHES, BLOCK, DEVICE, OWNER
+from accelmlf.tracking.tags import ARM, ARM_STRETCHES, BLOCK, DEVICE, OWNER, UNFIT
 from accelmlf.tracking.tracker import MlflowRun
 
 FAILED_FOR_GOOD = ("diverged", "out_of_memory")
@@ -25,6 +25,10 @@ FAILED_BY_ITSELF = (*FAILED_FOR_GOOD, "failed")
 """Outcomes of an arm that are its own doing: trying until it passes would hide that it does not."""
 START_S, ROUNDS_S, NUM_ROUNDS = "generation_start_s", "generation_rounds_s", "rounds"
 STEPS_PER_STRETCH, ROUND_VARIANCE, CLIPPED = "steps_per_stretch", "round_variance", "clipped_share"
+PLAIN = "plain_seconds_per_image"
+"""Of all stretches together, those far off in full: beside the location of an arm, which spikes do not move."""
+CARRIED_OVER = "carried_over"
+"""log of how much slower a stretch right after one of an arm's own was."""
 
 
 @dataclass
@@ -102,7 +106,7 @@ def record_generation(
     written: dict[str, str] = {}
     start_s, rounds_s = sum(group.start_s for group in turns), sum(group.rounds_s for group in turns)
     for group in turns:
-        _, reduced = group.reduced()
+        reduced, carried_over = group.reduced()[1], group.carried_over()
         of_group = {
             START_S: start_s,
             ROUNDS_S: rounds_s,
@@ -116,8 +120,11 @@ def record_generation(
                 run = started(parent, plan, number, arm)
                 written[arm] = run.run_id
                 if arm not in failed:
-                    run.log_metrics(of_group | figures_of_arm(arm, group, locations[arm]), 0)
+                    carried = {CARRIED_OVER: carried_over[arm]} if arm in carried_over else {}
+                    run.log_metrics(of_group | carried | figures_of_arm(arm, group, locations[arm]), 0)
                     run.log_series(series_of(arm, group))
+                    if (reason := total_of([turn[arm] for turn in group.rounds]).unexplained) is not None:
+                        parent.store.set_tags(run.run_id, {UNFIT: reason})
     for arm, run_id in written.items():
         error = failed.get(arm)
         parent.end_child(run_id, "completed" if error is None else error.outcome, None if error is None else str(error))
@@ -153,8 +160,10 @@ def figures_of(costs: Sequence[Cost], seconds_per_image: float, images_per_epoch
 
     figures: dict[str, float | None] = {
         SECONDS_PER_PICTURE.metric: seconds_per_image,
+        PLAIN: total.train_s / total.images,
         "mean_epoch_s": seconds_per_image * images_per_epoch,
         **{f"mean_{phase}_s": phase_s(phase) for phase in total.phases_s},
+        "mean_other_s": total.other_s / total.images * images_per_epoch,
         "mean_images_per_s": 1 / seconds_per_image,
         "mean_gpu_joules": None if total.gpu_joules is None else total.gpu_joules / total.images * images_per_epoch,
         "peak_gpu_allocated_mib": total.gpu_peak_allocated_mib,
@@ -174,6 +183,6 @@ def series_of(arm: str, group: Turns) -> dict[str, list[float]]:
     known = set.intersection(*(set(found) for found in figures))
     return {
         "stretch/images": [float(cost.images) for cost in costs],
-        "stretch/place": [float(list(turn).index(arm) + 1) for turn in group.rounds],
+        "stretch/place": [float(group.place(arm, number) + 1) for number in range(len(costs))],
         **{name: [found[name] for found in figures] for name in sorted(known)},
     }

@@ -27,19 +27,20 @@ from accelmlf.ablation.pilot import (
     look_ahead,
 )
 from accelmlf.ablation.plan import AblationPlan
+from accelmlf.ablation.rounds import process_variance
 from accelmlf.ablation.stopping import FAILURES, rounds_of_next, stop_reason
 from accelmlf.ablation.stored import Kept, kept_generations, record_generation
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.processes import TIMED_RUN, sole_use
 from accelmlf.many_runs.child_run import WAIT_FOR_DEVICE_S
-from accelmlf.many_runs.comparison import as_ratio
+from accelmlf.many_runs.comparison import MIN_REPEATS, as_ratio
 from accelmlf.many_runs.pooled import PooledTable
 from accelmlf.text import counted, say
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tracker import MlflowTracker
 
 TYPICAL_DEGREES = 30
-"""Of freedom that what is typical of processes is worth beside what was measured of them."""
+"""What is typical of processes counts, beside what was measured of them, as if it had so many degrees of freedom."""
 
 
 class Measurement:
@@ -107,8 +108,8 @@ class Measurement:
         degrees = (table.num_blocks - 1) * (len(table.arms) - 1)
         if degrees < 1:
             return of_round, TYPICAL_PROCESS_SD**2
-        by_rounds = of_round * statistics.fmean(1 / generation.num_rounds for generation in kept.spent)
-        own = degrees * (table.variance - by_rounds) + TYPICAL_DEGREES * TYPICAL_PROCESS_SD**2
+        measured = process_variance(table.variance, of_round, [generation.num_rounds for generation in kept.spent])
+        own = degrees * measured + TYPICAL_DEGREES * TYPICAL_PROCESS_SD**2
         return of_round, max(own, 0.0) / (degrees + TYPICAL_DEGREES)
 
 
@@ -155,14 +156,21 @@ def measure_stretches(plan: AblationPlan, parent: ParentRun) -> str:
         measurement.kept = kept_generations(parent, plan)
         tell_failures(failed)
         say(measurement.so_far(number))
+        if failed:  # without them the others may well fit
+            measurement.fits = len(measurement.design.arms)
         for arm in measurement.design.arms[:2]:
-            if arm.name in failed:
+            if arm.name in failed and len(measurement.kept.spent) < MIN_REPEATS:
                 raise failed[arm.name]
     return reason
 
 
 def refuse_without_first(measurement: Measurement) -> None:
-    """Raises AccelmlfError where an earlier start has seen the arm fail that all others are set beside."""
+    """Raises AccelmlfError where an earlier start has seen the arm fail that all others are set beside.
+
+    Where there are generations enough from before that, they are judged instead.
+    """
+    if len(measurement.kept.spent) >= MIN_REPEATS:
+        return
     for arm in measurement.design.arms[:2]:
         if (outcome := measurement.kept.failed.get(arm.name)) is not None:
             rule = f"it has failed before ({outcome}), and all others are set beside it"
@@ -179,6 +187,8 @@ def announce_cost(measurement: Measurement, weights: str) -> None:
     variances = pilot.variance, TYPICAL_PROCESS_SD**2
     say(f"  {in_words(measurement.forecast(start_s, round_s, num_rounds, variances))}")
     say(f"  {ceilings_in_words(pilot)}")
+    if design.arms[0].factors:  # what a factor can win is seen where it is off
+        return
     steps = max(config.accumulation_steps for config in plan.configs.values())
     for line in hopeless_in_words(pilot.hopeless(plan.asked.factors, steps)):
         say(f"  {line}")
@@ -198,6 +208,8 @@ def one_generation(measurement: Measurement, weights: str, chance: random.Random
                     chance,
                     partial(measurement.num_rounds, groups=len(groups)),
                     view.round_ended,
+                    # Compiled code that is kept is one draw of what a compiler may choose: of one generation not.
+                    anew=len(measurement.kept.spent) == 1,
                 )
                 for group in groups
             ]

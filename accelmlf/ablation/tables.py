@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from accelmlf.ablation.break_even import break_even
 from accelmlf.ablation.designs import Contrast
@@ -10,9 +10,10 @@ from accelmlf.ablation.effects import SECONDS_PER_EPOCH, SECONDS_PER_PICTURE, TI
 from accelmlf.ablation.noise import how_measured
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import RUNS, STEPS, AblateConfig
-from accelmlf.many_runs.claims import marks_of_group
+from accelmlf.many_runs.claims import TOLERATED, marks_of_group
 from accelmlf.many_runs.comparison import as_ratio
-from accelmlf.many_runs.verdicts import FASTER, SPEED_VERDICTS
+from accelmlf.many_runs.pooled import simultaneous
+from accelmlf.many_runs.verdicts import FASTER, SLOWER
 from accelmlf.settings.comparable import departures
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import batch_in_words
@@ -26,9 +27,9 @@ HOW_TO_READ = {
     "over generations of fresh processes, between which the noise is taken, that of all arms together. ",
 }
 HOW_VERDICTS_ARE_MADE = (
-    "The intervals of speed and time are simultaneous: those of all factors hold together in 95 % of ablations, and "
-    "the verdicts are read off them: faster or slower where 1 is outside, the same where all of it is within 2 %, else "
-    "not decided yet. All else is shown with 95 % t intervals of its own and without a verdict."
+    "The intervals of speed are simultaneous, and so are those of time: those of all factors hold together in 95 % of "
+    "ablations. The verdicts are read off them: faster or slower where 1 is outside, the same where all of it is "
+    "within 2 %, else not decided yet. All else is shown with 95 % t intervals of its own and without a verdict."
 )
 
 
@@ -49,22 +50,38 @@ def reasons(ablation: Ablation) -> list[str]:
     return [f"{c.name}: {reason}." for c in ablation.design.contrasts if (reason := ablation.reason(c))]
 
 
+def caveats(ablation: Ablation) -> list[str]:
+    """What a reader of its figures has to know."""
+    if not any(contrast.is_mixed for contrast in ablation.design.contrasts):
+        return []
+    return [
+        "a screening: each figure is an average over combinations of the others, into which pairs are mixed that work "
+        "together or against one another; what matters has to be asked for alone and together"
+    ]
+
+
 def paid_once(ablation: Ablation) -> list[str]:
     """A sentence per contrast that costs more set-up or warm-up than it saves in an epoch."""
     epochs = ablation.settings["epochs"]
     contrasts = ablation.design.contrasts if epochs.isdecimal() else ()  # a store may hold anything
-    faster = [c for c in contrasts if ablation.judged(c)[0].verdict == SPEED_VERDICTS[FASTER]]
+    faster = [c for c in contrasts if ablation.is_faster(c)]
     found = {c.name: break_even(c, ablation.measured, int(epochs)) for c in faster}
-    return [f"{name} {text}." for name, text in found.items() if text is not None]
+    return [f"{name} {paid}." for name, paid in found.items() if paid is not None]
 
 
-def unfit(ablation: Ablation) -> list[str]:
-    """Why the ablation supports no claim; empty where nothing says so."""
-    runs = [run for block in ablation.runs.values() for run in block.values()]
-    of = "generation" if ablation.asked.measure == STEPS else "repeat"
-    against = marks_of_group(runs, ablation.num_complete, of=of)
-    if (null := ablation.null_effect) is not None and null.verdict in ("faster", "slower"):
-        against.append(f"{ablation.design.arms[0].name} against itself is {null.in_words}: the machine was not steady")
+def unfit(ablation: Ablation, *, but: Collection[str] = ()) -> list[str]:
+    """Why the ablation supports no claim, of other arms than those; empty where nothing says so."""
+    runs = [run for block in ablation.runs.values() for arm, run in block.items() if arm not in but]
+    if ablation.asked.measure == STEPS:
+        against = marks_of_group(runs, ablation.num_complete, of="generation", tolerated=TOLERATED)
+    else:
+        against = marks_of_group(runs, ablation.num_complete)
+    if (null := ablation.null_effect) is not None and null.decision in (FASTER, SLOWER):
+        by_chance = 100 * (1 - simultaneous(len(ablation.design.contrasts)))
+        against.append(
+            f"{ablation.design.arms[0].name} against itself is {null.in_words}: the machine was not steady, or this is "
+            f"chance, as in {by_chance:.2g} of 100 measurements"
+        )
     if failures := ablation.failures:
         kinds = ", ".join(sorted({str(run.outcome).replace("_", " ") for run in failures}))
         against.append(f"{len(failures)} of {ablation.num_planned} runs failed ({kinds})")
@@ -75,8 +92,8 @@ def unfit(ablation: Ablation) -> list[str]:
     if continued := ablation.blocks_continued:
         against.append(f"cut short and continued later: block {', '.join(map(str, continued))}")
     if len(ablation.looks) > 1:
-        looks = ", ".join(map(str, ablation.looks))
-        against.append(f"judged more than once, with {looks} repeats, which the verdicts do not allow for")
+        looks = ", ".join(ablation.looks) + (" repeats" if ablation.asked.measure == RUNS else "")
+        against.append(f"judged more than once, with {looks}, which the verdicts do not allow for")
     return against
 
 
@@ -130,7 +147,7 @@ def as_lines(ablation: Ablation) -> list[str]:
     lines = ["", ablation.question, "", *aligned([ARM_HEAD[measure], *arm_rows(ablation)]), ""]
     for name, on_speed, on_target in verdict_rows(ablation):
         lines += [f"  {name}", f"    {SPEED[measure]:<17}  {on_speed}", f"    time to accuracy   {on_target}"]
-    if how := how_measured(ablation):
+    if how := [*how_measured(ablation), *caveats(ablation)]:
         lines += ["", *how]
     if why := reasons(ablation):
         lines += ["", "why:", *(f"  {reason}" for reason in why)]
@@ -149,6 +166,7 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
         f"data {ablation.parent.tags.get(DATA_DIGEST, 'unknown')}",
         *(how_measured(ablation) or [f"{counted(asked.repeats, 'repeat')}, {of_runs_planned(ablation)}"]),
         f"on {ablation.parent.machine}",
+        *caveats(ablation),
         *(f"left out: {text}" for text in asked.left_out),
     ]
     of_runs = {name: text for name, text in settings.items() if name not in settable_fields(AblateConfig)}

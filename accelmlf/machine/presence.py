@@ -49,16 +49,24 @@ class Presence:
         Its threads also wait for each other, where they are more than the cores, and for its loader processes; so a
         wait counts as far as others can have caused it.
         """
-        if self.waited_s is None or self.others_s is None or self.stolen_s is None:
+        if self.waited_s is None or self.others_s is None or self.lost_s is None:
             return None
-        return min(self.waited_s, self.others_s + (self.throttled_s or 0.0)) + self.stolen_s
+        return min(self.waited_s, self.others_s + (self.throttled_s or 0.0)) + self.lost_s
+
+    @property
+    def lost_s(self) -> float | None:
+        """Of what the host took of the cores that it may use, its own share: as much as it had of what was used."""
+        if self.stolen_s is None or self.others_s is None:
+            return None
+        used_s = self.cpu_s + self.others_s
+        return self.stolen_s * self.cpu_s / used_s if used_s else self.stolen_s
 
     @property
     def missing_share(self) -> float | None:
         """The same of all that it asked for, which is what it got, waited for and lost to the host; 0 to 1."""
-        if self.missing_s is None or self.waited_s is None or self.stolen_s is None:
+        if self.missing_s is None or self.waited_s is None or self.lost_s is None:
             return None
-        asked_s = self.cpu_s + self.waited_s + self.stolen_s
+        asked_s = self.cpu_s + self.waited_s + self.lost_s
         return self.missing_s / asked_s if asked_s else 0.0
 
 

@@ -73,11 +73,19 @@ def marks(run: StoredRun) -> list[str]:
     return [mark for check in RUN_CHECKS if (mark := check(run)) is not None]
 
 
-def marks_of_group(runs: Sequence[StoredRun], repeats: int, *, of: str = "repeat") -> list[str]:
-    """Why runs of one kind, repeated so often, are unfit: each reason once, its worst case, and how many have it."""
+OF_A_MOMENT, TOLERATED = (missing_cores, unexplained_time), 0.1
+"""Marks of a disturbance that passes, and the share of many short runs in which it is no more than noise."""
+
+
+def marks_of_group(runs: Sequence[StoredRun], repeats: int, *, of: str = "repeat", tolerated: float = 0.0) -> list[str]:
+    """Why runs of one kind, repeated so often, are unfit: each reason once, its worst case, and how many have it.
+
+    `tolerated`: the share of the runs in which a disturbance that passes is no reason, since an interval holds it.
+    """
     found = [f"{counted(repeats, of)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
     for check in RUN_CHECKS:
-        if texts := [mark for run in runs if (mark := check(run)) is not None]:
+        texts = [mark for run in runs if (mark := check(run)) is not None]
+        if len(texts) > (tolerated * len(runs) if check in OF_A_MOMENT else 0):
             how_many = "" if len(texts) == len(runs) else f" ({len(texts)} of {len(runs)} runs)"
             found.append(max(texts, key=_numbers) + how_many)
     commits = {run.tags.get(COMMIT) for run in runs}

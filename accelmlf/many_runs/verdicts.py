@@ -2,13 +2,18 @@
 
 import math
 
-from accelmlf.many_runs.comparison import Interval
+from accelmlf.many_runs.comparison import MIN_REPEATS, Interval
 
 SAME_WITHIN = 0.02
 """Two speeds that differ by no more are the same to whoever has to choose."""
 FASTER, SLOWER, SAME, UNDECIDED = range(4)
 SPEED_VERDICTS = ("faster", "slower", f"the same within {100 * SAME_WITHIN:g} %", "not decided yet")
 """In the order of FASTER, SLOWER, SAME and UNDECIDED."""
+
+
+def supports_verdict(interval: Interval) -> bool:
+    """Whether there is enough behind an interval for any of the four words: blocks, and a difference between them."""
+    return interval.count >= MIN_REPEATS and interval.low is not None
 
 
 def decided(interval: Interval) -> int:

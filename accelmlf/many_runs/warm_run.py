@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -60,23 +60,24 @@ class WarmRun:
 
 
 @contextmanager
-def warm_run(config: RunConfig, weights: str, steps: int | None = None) -> Iterator[WarmRun]:
+def warm_run(config: RunConfig, weights: str, steps: int | None = None, *, anew: bool = False) -> Iterator[WarmRun]:
     """A run in a process of its own, warmed up when the block begins, ended with it.
 
     `weights`: the first weights, as a path where they are those of a former run. `steps`: of a stretch; None: as many
-    as the device needs for one. The caller has the device for itself.
+    as the device needs for one. `anew`: without what earlier processes have kept, such as compiled code. The caller has
+    the device for itself.
 
     Raises:
         AccelmlfError: settings, data or a device that cannot be used, or memory that does not hold it.
     """
-    with isolation.process(_serve, config, weights, steps) as talk:
+    with isolation.process(_serve, config, weights, steps, anew) as talk:
         yield WarmRun(talk)
 
 
-def _serve(connection: Connection, config: RunConfig, weights: str, steps: int | None) -> None:
+def _serve(connection: Connection, config: RunConfig, weights: str, steps: int | None, anew: bool) -> None:
     started_s, free_before = time.perf_counter(), free_host_memory_bytes()
     config, techniques, _ = settle(config)
-    with known_errors(config), techniques.process_context():
+    with known_errors(config), techniques.process_context(), techniques.made_anew() if anew else nullcontext():
         work = prepare(config, load_data(config), techniques, weights)
         prepared_s = time.perf_counter()
         warm_up(work)

@@ -7,40 +7,19 @@ Phases are consecutive intervals on one timeline, so they add up. On CUDA the ma
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from operator import or_
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from accelmlf.machine.memory import MIB, host_peak_mib, reset_host_peak
+from accelmlf.machine.memory import host_peak_mib, reset_host_peak
 from accelmlf.machine.presence import Counters, Presence, total_presence
 from accelmlf.measure.clock import Clock, CudaClock, HostClock, MpsClock, stamp_s
-
-T = TypeVar("T")
+from accelmlf.measure.gpu import GpuMemory, GpuState, nvml_joules, nvml_other_processes, nvml_state, total_state
 
 PHASES = ("data_wait", "transfer", "augment", "forward", "backward", "optimizer")
 """In the order of a step. `augment` is what pipeline=memory does on the device; a stream does it in the loader."""
-
-
-@dataclass(frozen=True)
-class GpuState:
-    """How a GPU does at one moment, or in several: the lowest clock, the highest temperature, every reason."""
-
-    sm_clock_mhz: float | None = None
-    temperature_c: float | None = None
-    throttle_reasons: int | None = None
-    """Why the clock is not higher, as NVML's bits; nvmlClocksEventReasons."""
-
-
-def total_state(states: Sequence[GpuState | None]) -> GpuState | None:
-    """Several moments as one."""
-    known = [state for state in states if state is not None]
-    clocks = [state.sm_clock_mhz for state in known if state.sm_clock_mhz is not None]
-    temperatures = [state.temperature_c for state in known if state.temperature_c is not None]
-    reasons = [state.throttle_reasons for state in known if state.throttle_reasons is not None]
-    bits = reduce(or_, reasons) if reasons else None
-    return GpuState(min(clocks, default=None), max(temperatures, default=None), bits) if known else None
+MAX_OTHER_SHARE = 0.02
+"""Above this share of unexplained time the phases support no claim."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +41,12 @@ class Cost:
     def other_s(self) -> float:
         """The time minus its phases."""
         return self.train_s - sum(self.phases_s.values())
+
+    @property
+    def unexplained(self) -> str | None:
+        """What its phases leave of the time, or have too much, where that is too much for a claim."""
+        share = abs(self.other_s) / self.train_s
+        return f"phases leave {share:.1%} of the epochs unexplained" if share > MAX_OTHER_SHARE else None
 
     @property
     def missing_cores_share(self) -> float | None:
@@ -101,10 +86,10 @@ class Meter:
     """
 
     clock: Clock
-    memory: "GpuMemory | None" = None
-    energy: "Callable[[], float | None]" = lambda: None
-    neighbours: "Callable[[], int | None]" = lambda: None
-    gpu_state: "Callable[[], GpuState | None]" = lambda: None
+    memory: GpuMemory | None = None
+    energy: Callable[[], float | None] = lambda: None
+    neighbours: Callable[[], int | None] = lambda: None
+    gpu_state: Callable[[], GpuState | None] = lambda: None
     marks: list[tuple[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> "Meter":
@@ -150,90 +135,12 @@ class Meter:
         return Cost(self.train_s, phases, images, host_peak_mib(), *gpu, self.presence)
 
 
-@dataclass(frozen=True)
-class GpuMemory:
-    """Peaks of torch's allocator on one GPU."""
-
-    device: torch.device
-
-    def reset_peak(self) -> None:
-        torch.cuda.reset_peak_memory_stats(self.device)
-
-    def peaks_mib(self) -> tuple[float, float]:
-        """Allocated and reserved since the reset."""
-        return (
-            torch.cuda.max_memory_allocated(self.device) / MIB,
-            torch.cuda.max_memory_reserved(self.device) / MIB,
-        )
-
-
 def meter_for(device: torch.device) -> Meter:
     """The meter of a device, with whatever it can measure there."""
     if device.type == "cuda":
         readings = (nvml_joules(device), nvml_other_processes(device), nvml_state(device))
         return Meter(CudaClock(device), GpuMemory(device), *readings)
     return Meter(MpsClock() if device.type == "mps" else HostClock())
-
-
-def nvml_joules(device: torch.device) -> Callable[[], float | None]:
-    """A reading of the GPU's energy counter in joules; it gives None where there is none, or it fails.
-
-    The counter is of the whole GPU: other processes on it count too. Source: NVML, nvmlDeviceGetTotalEnergyConsumption.
-    """
-    return _nvml_reading(device, lambda nvml, gpu: float(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3)
-
-
-def nvml_other_processes(device: torch.device) -> Callable[[], int | None]:
-    """A count of the processes that compute on the GPU beside this one; None where NVML does not see even this one.
-
-    Counted, not looked up: in a container a process has another number than NVML knows it by.
-    """
-
-    def others(nvml: Any, gpu: Any) -> int | None:
-        seen = len(nvml.nvmlDeviceGetComputeRunningProcesses(gpu))
-        return seen - 1 if seen else None
-
-    return _nvml_reading(device, others)
-
-
-def nvml_state(device: torch.device) -> Callable[[], GpuState | None]:
-    """How the GPU does now; what it does not answer is None, and so is all of it where there is no NVML."""
-
-    def state(nvml: Any, gpu: Any) -> GpuState:
-        def answer(question: str, *of: str) -> Any:
-            try:
-                return getattr(nvml, question)(gpu, *(getattr(nvml, name) for name in of))
-            except Exception:
-                return None
-
-        return GpuState(
-            answer("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM"),
-            answer("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU"),
-            answer("nvmlDeviceGetCurrentClocksThrottleReasons"),
-        )
-
-    return _nvml_reading(device, state)
-
-
-def _nvml_reading(device: torch.device, read: Callable[[Any, Any], T | None]) -> Callable[[], T | None]:
-    """`read(pynvml, handle of the GPU)` as a function; None, now or later, where NVML or that question fails."""
-    # Whatever NVML or its absence raises: a missing figure must not end a run.
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
-    except Exception:
-        return lambda: None
-
-    def reading() -> T | None:
-        try:
-            return read(pynvml, handle)
-        except Exception:
-            return None
-
-    return reading
 
 
 PHASE_COLOURS = {

@@ -2,11 +2,9 @@
 
 from dataclasses import asdict, dataclass
 
-from accelmlf.measure.cost import Cost, GpuState
+from accelmlf.measure.cost import Cost
+from accelmlf.measure.gpu import GpuState
 from accelmlf.measure.quality import Quality
-
-MAX_OTHER_SHARE = 0.02
-"""Above this share of unexplained time the phases of a run support no claim."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +115,6 @@ class RunSummary:
     tracking_s: float
     test_s: float | None
     wall_s: float
-
-    @property
-    def other_share(self) -> float:
-        """Of the training clock, what its phases do not explain, or what they have too much."""
-        return abs(self.total.other_s) / self.total.train_s
 
     @property
     def reached_target(self) -> bool:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from accelmlf.data.batches import Batch
 from accelmlf.machine.presence import MissingCores
 from accelmlf.measure.cost import Cost
-from accelmlf.measure.records import MAX_OTHER_SHARE, EpochMetrics, RunSummary
+from accelmlf.measure.records import EpochMetrics, RunSummary
 from accelmlf.run.workload import Workload
 from accelmlf.settings.run import RunConfig, batch_in_words
 from accelmlf.techniques.stack import Skipped
@@ -117,8 +117,8 @@ class Console:
         self.say("\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in rows.items()), ""]))
         if url is not None:
             self.say(f"charts (scripts/ui serves them): {url}")
-        if summary.other_share > MAX_OTHER_SHARE:
-            self.say(f"note: phases leave {summary.other_share:.1%} of the epochs unexplained: unfit for claims")
+        if (reason := summary.total.unexplained) is not None:
+            self.say(f"note: {reason}: unfit for claims")
 
 
 def phase_shares(phases_s: Mapping[str, float], total_s: float) -> str:

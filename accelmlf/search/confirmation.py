@@ -13,7 +13,7 @@ from accelmlf.many_runs.child_run import Child, run_child
 from accelmlf.many_runs.comparison import Interval, Ratio, as_ratio, block_orders
 from accelmlf.many_runs.console import left_in_words
 from accelmlf.many_runs.pooled import PooledTable, simultaneous
-from accelmlf.many_runs.verdicts import SPEED_VERDICTS, decided
+from accelmlf.many_runs.verdicts import SPEED_VERDICTS, decided, supports_verdict
 from accelmlf.search.console import SearchConsole
 from accelmlf.search.plan import Plan
 from accelmlf.search.space import Point, in_words
@@ -117,9 +117,9 @@ class Confirmation:
         return None if interval is None else as_ratio(interval)
 
     def verdict(self, arm: Candidate) -> str | None:
-        """What the interval of the speed-up shows, in one of four words; None without a speed-up."""
+        """What the interval of the speed-up shows, in one of four words; None where there is too little for any."""
         interval = self._log_speedup(arm)
-        return None if interval is None else SPEED_VERDICTS[decided(interval)]
+        return SPEED_VERDICTS[decided(interval)] if interval is not None and supports_verdict(interval) else None
 
     def _log_speedup(self, arm: Candidate) -> Interval | None:
         if arm.is_recipe or not (arm.always_reached and self.recipe.always_reached):

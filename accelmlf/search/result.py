@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 
+from accelmlf.many_runs.comparison import MIN_REPEATS
 from accelmlf.search.confirmation import Confirmation
 from accelmlf.search.plan import Plan
 from accelmlf.search.plots import draw_confirmation, draw_optuna_plots, draw_time_to_accuracy
@@ -17,6 +18,7 @@ from accelmlf.search.trials import TrialRecord, times_s
 from accelmlf.settings.commands import as_given, command_line
 from accelmlf.settings.fields import as_text
 from accelmlf.settings.run import RunConfig
+from accelmlf.text import counted
 from accelmlf.tracking.tags import COMMAND, ENDED_AT, VERDICT, WINNER_COMMAND
 
 
@@ -152,9 +154,10 @@ def verdict_of(confirmation: Confirmation) -> str:
         counts = " and ".join(f"{len(arm.reached_s)} of {len(arm.repeats)}" for arm in (winner, recipe))
         return f"winner: {winner.name}; it and the recipe reached the target in {counts} runs: no ratio of times"
     measured = f"winner: {winner.name}, {ratio} the recipe's speed"
-    if ratio.pairs == 1:
-        return f"{measured} in one run: no claim from one run"
-    found = f"{measured}: {confirmation.verdict(winner)} (95 % interval, {ratio.pairs} seeds"
+    if (verdict := confirmation.verdict(winner)) is None:
+        why = f"{MIN_REPEATS} are needed" if ratio.pairs < MIN_REPEATS else "all alike to the digit"
+        return f"{measured} with {counted(ratio.pairs, 'seed')}, {why}: no claim"
+    found = f"{measured}: {verdict} (95 % interval, {ratio.pairs} seeds"
     if confirmation.num_candidates == 1:
         return f"{found})"
     return (

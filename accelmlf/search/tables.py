@@ -41,7 +41,8 @@ def _speedup(arm: Candidate, confirmation: Confirmation) -> str:
     ratio = confirmation.speedup(arm)
     if ratio is None:
         return f"reached in {len(arm.reached_s)} of {len(arm.repeats)}"
-    return f"{confirmation.verdict(arm)}: {ratio}"
+    verdict = confirmation.verdict(arm)
+    return str(ratio) if verdict is None else f"{verdict}: {ratio}"
 
 
 def write_trials(path: Path, records: Sequence[TrialRecord], space: SearchSpace) -> None:

@@ -53,6 +53,10 @@ class Technique:
         """Switches of the process, restored at the end of the run."""
         return nullcontext()
 
+    def made_anew(self) -> AbstractContextManager[Any]:
+        """Meanwhile it does not find what earlier processes have kept for it, such as compiled code."""
+        return nullcontext()
+
     def loader_options(self) -> Mapping[str, Any]:
         """Keyword arguments of `loading.make_loader`."""
         return {}

@@ -210,6 +210,12 @@ class Compile(Technique):
         context: AbstractContextManager[Any] = inductor.patch(fallback_random=True)
         return context
 
+    def made_anew(self) -> AbstractContextManager[Any]:
+        from torch._inductor.utils import fresh_cache
+
+        context: AbstractContextManager[Any] = fresh_cache()
+        return context
+
     def prepare_model(self, model: nn.Module) -> nn.Module:
         # In place, so that parameter names stay; one graph per shape, all of them met in the warm-up.
         model.compile(mode=self.option, dynamic=False)

@@ -40,6 +40,14 @@ class TechniqueStack:
                 stack.enter_context(technique.process_context())
             yield
 
+    @contextmanager
+    def made_anew(self) -> Iterator[None]:
+        """Meanwhile no technique finds what earlier processes have kept for it."""
+        with ExitStack() as stack:
+            for technique in self.techniques:
+                stack.enter_context(technique.made_anew())
+            yield
+
     def loader_options(self) -> dict[str, Any]:
         return {name: value for t in self.techniques for name, value in t.loader_options().items()}
 
@@ -94,9 +102,10 @@ def build_stack(wanted: TechniqueList, device: torch.device) -> tuple[TechniqueS
     """
     techniques: list[Technique] = []
     skipped: list[Skipped] = []
-    for label in wanted.labels:
-        word, option = word_and_option(label)
-        technique = pick(TECHNIQUES, word, "techniques", wanted)(word, option, device)
+    asked = [word_and_option(label) for label in wanted.labels]
+    kinds = [pick(TECHNIQUES, word, "techniques", wanted) for word, _ in asked]  # a slip of the pen is told first
+    for kind, (word, option) in zip(kinds, asked, strict=True):
+        technique = kind(word, option, device)
         if (reason := technique.missing()) is None:
             techniques.append(technique)
         elif wanted.is_preset:

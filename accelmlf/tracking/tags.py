@@ -92,6 +92,8 @@ CHOICE = PREFIX + "choice"
 """Of an ablation: the techniques that `techniques=auto` has taken by it, as one types them."""
 CHOICE_REASON = PREFIX + "choice_reason"
 """What they were measured to be worth."""
+CHOICE_REFUSED = PREFIX + "choice_refused"
+"""Of an ablation that `techniques=auto` did not choose by: what speaks against it."""
 ASKED = PREFIX + "ablation"
 """The design, factors and repeats of an ablation as JSON (`ablation.designs.Asked`)."""
 

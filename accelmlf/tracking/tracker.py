@@ -16,7 +16,7 @@ from mlflow.utils.time import get_current_time_millis
 
 from accelmlf.errors import AccelmlfError, DataError, Interrupted, one_line, recognise
 from accelmlf.machine import signals
-from accelmlf.measure.records import MAX_OTHER_SHARE, DatasetRecord, EpochMetrics, RunSummary
+from accelmlf.measure.records import DatasetRecord, EpochMetrics, RunSummary
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import MODEL_FILE, RunConfig
 from accelmlf.tracking.settings import FIRST_PORT, HOST
@@ -82,10 +82,8 @@ class MlflowRun:
         """The final scalars; the outcome waits for the end of the run."""
         self.outcome = summary.outcome
         self.log_metrics(summary.as_metrics(), 0)
-        if summary.other_share > MAX_OTHER_SHARE:
-            with self.store.errors():
-                reason = f"phases leave {summary.other_share:.1%} of the epochs unexplained"
-                self.store.client.set_tag(self.run_id, UNFIT, reason)
+        if (reason := summary.total.unexplained) is not None:
+            self.store.set_tags(self.run_id, {UNFIT: reason})
 
     def log_artifacts(self, folder: Path) -> None:
         """Every file of a folder."""

@@ -1,10 +1,8 @@
 """What is paid once beside what is saved each epoch: after how many epochs it pays, and when that is worth a word."""
 
-import re
-
 import pytest
 
-from accelmlf.ablation.break_even import break_even
+from accelmlf.ablation.break_even import BreakEven, break_even
 from accelmlf.ablation.designs import make_design, with_twin
 from accelmlf.ablation.settings import BASELINE
 from tests.ablation.makers import Table, figures_of
@@ -26,16 +24,15 @@ def table_of(saved_s: float, once_s: float, epoch_s: float = 10.0) -> Table:
     }
 
 
-def epochs_in(text: str | None) -> int:
-    found = re.search(r"pays after ([\d,]+) epochs", text or "")
-    assert found is not None, text
-    return int(found[1].replace(",", ""))
+def epochs_in(found: BreakEven | None) -> int:
+    assert found is not None
+    return found.epochs
 
 
 @pytest.mark.parametrize(("num_epochs", "place"), [(10, "not in a run of 10"), (15, "in this run of 15")])
 def test_it_is_said_after_how_many_epochs_it_pays_and_whether_the_run_has_so_many(num_epochs: int, place: str) -> None:
     said = break_even(ALONE, table_of(2.9, 41.0), num_epochs)
-    assert said == f"costs 41.0 s once and saves 2.90 s an epoch: pays after 15 epochs, {place}"
+    assert str(said) == f"costs 41.0 s once and saves 2.90 s an epoch: pays after 15 epochs, {place}"
 
 
 @pytest.mark.parametrize("saved_s", [0.01, 0.5, 3.0, 9.0])
@@ -66,9 +63,17 @@ def test_it_is_the_mean_of_all_generations_that_counts() -> None:
     for generation, off in ((2, 4.0), (3, -4.0)):
         table[BASELINE][generation] = run_of(10.0 + off / 10)
         table[COMPILE][generation] = run_of(8.0 + off / 10, warmup_s=10.5 + off)
-    assert break_even(ALONE, table, 10) == break_even(ALONE, table_of(2.0, 10.0), 10)
+    assert str(break_even(ALONE, table, 10)) == str(break_even(ALONE, table_of(2.0, 10.0), 10))
     del table[COMPILE][3]  # the control
-    assert break_even(ALONE, table, 10) != break_even(ALONE, table_of(2.0, 10.0), 10)
+    assert str(break_even(ALONE, table, 10)) != str(break_even(ALONE, table_of(2.0, 10.0), 10))
+
+
+def test_what_starts_differ_by_themselves_is_not_paid_for_anything() -> None:
+    table = table_of(0.1, 0.2)
+    assert break_even(ALONE, table, 10) is not None  # the control: one generation says nothing of the noise
+    for generation, off in ((2, 0.4), (3, -0.5)):
+        table[BASELINE][generation], table[COMPILE][generation] = run_of(10.0), run_of(9.9, warmup_s=0.7 + off)
+    assert break_even(ALONE, table, 10) is None
 
 
 def test_of_a_baseline_that_is_there_twice_the_mean_counts() -> None:
@@ -107,4 +112,4 @@ def test_interactions_pay_for_nothing_by_themselves() -> None:
 @pytest.mark.parametrize(("saved_s", "text"), [(0.00123, "0.00123"), (1.0, "1.00"), (45.67, "45.7"), (1234.0, "1234")])
 def test_seconds_are_written_out_however_many_they_are(saved_s: float, text: str) -> None:
     said = break_even(ALONE, table_of(saved_s, 1e5, epoch_s=2e3), 10)
-    assert said is not None and f"saves {text} s an epoch" in said
+    assert f"saves {text} s an epoch" in str(said)

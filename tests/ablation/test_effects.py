@@ -12,6 +12,7 @@ import pytest
 
 from accelmlf.ablation.designs import Contrast, Design, make_design
 from accelmlf.ablation.effects import (
+    INTERACTION,
     MEASURES,
     SECONDS_PER_EPOCH,
     SECONDS_PER_PICTURE,
@@ -22,6 +23,7 @@ from accelmlf.ablation.effects import (
     Measured,
     effects,
     interval_of,
+    kind_of,
 )
 from accelmlf.ablation.settings import BASELINE
 from accelmlf.ablation.stored import figures_of as stretch_figures_of
@@ -35,7 +37,7 @@ REPEATS = pytest.mark.parametrize("repeats", [3, 5, 7])
 EVERY_MEASURE = pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.metric)
 JUDGED = (SECONDS_PER_EPOCH, TIME_TO_ACCURACY)
 """Of whole runs, each with verdicts of its own."""
-FASTER, SLOWER, SAME, UNDECIDED = VERDICTS[False]
+FASTER, SLOWER, SAME, UNDECIDED = VERDICTS[""]
 AMP, LAST = "amp:bf16", "channels_last"
 NOISE = 0.01
 """Standard deviation of the log seconds of a run; that of a block is fifty times as large."""
@@ -571,11 +573,11 @@ def test_a_verdict_is_read_off_the_interval_beside_it() -> None:
             if effect.verdict is None:
                 continue
             low, high = limits(effect)
-            faster, slower, same, undecided = VERDICTS[effect.contrast.is_interaction]
+            faster, slower, same, undecided = VERDICTS[kind_of(effect.contrast)]
             expected = faster if low > 0 else slower if high < 0 else undecided
             assert effect.verdict == (same if -margin <= low and high <= margin else expected)
             assert effect.in_words == f"{effect.verdict}: {effect.figure}"
-    assert seen == {None, *VERDICTS[False], *VERDICTS[True]}
+    assert seen == {None, *VERDICTS[""], *VERDICTS[INTERACTION]}
 
 
 def test_every_interval_that_is_judged_pays_for_all_questions() -> None:
@@ -630,7 +632,7 @@ def test_values_that_tie_have_a_number_and_no_verdict(measure: Measure) -> None:
     assert (effect.verdict, effect.in_words) == (None, "2.00x")
 
 
-INTERACTION = Contrast("a x b", ("a", "b"), {}, is_interaction=True)
+BOTH = Contrast("a x b", ("a", "b"), {}, is_interaction=True)
 
 
 @pytest.mark.parametrize(
@@ -645,10 +647,10 @@ INTERACTION = Contrast("a x b", ("a", "b"), {}, is_interaction=True)
         (WITH_AMP, Interval(0.0149, 0.01, 0.0201, 5), "faster: 1.02x [1.01, 1.02]"),
         (WITH_AMP, Interval(0.001, -0.015, 0.0201, 5), "not decided yet: 1.00x [0.99, 1.02]"),
         (WITH_AMP, Interval(-0.015, -0.02, -0.01, 5), "slower: 0.99x [0.98, 0.99]"),
-        (INTERACTION, Interval(0.1, 0.05, 0.15, 5), "worth more together: 1.11x [1.05, 1.16]"),
-        (INTERACTION, Interval(-0.1, -0.15, -0.05, 5), "worth less together: 0.90x [0.86, 0.95]"),
-        (INTERACTION, Interval(0.04, -0.01, 0.09, 5), "not decided yet: 1.04x [0.99, 1.09]"),
-        (INTERACTION, Interval(0.0, -0.01, 0.01, 5), "no interaction above 2 %: 1.00x [0.99, 1.01]"),
+        (BOTH, Interval(0.1, 0.05, 0.15, 5), "worth more together: 1.11x [1.05, 1.16]"),
+        (BOTH, Interval(-0.1, -0.15, -0.05, 5), "worth less together: 0.90x [0.86, 0.95]"),
+        (BOTH, Interval(0.04, -0.01, 0.09, 5), "not decided yet: 1.04x [0.99, 1.09]"),
+        (BOTH, Interval(0.0, -0.01, 0.01, 5), "no interaction above 2 %: 1.00x [0.99, 1.01]"),
     ],
 )
 def test_a_verdict_in_words(contrast: Contrast, interval: Interval, words: str) -> None:

@@ -40,7 +40,7 @@ EVERY_KIND = {
     "long names of combinations": asked("factorial", LONG),
     "twelve arms": asked("one_at_a_time", TEN),
 }
-SAME = VERDICTS[False][2]
+SAME = VERDICTS[""][2]
 Drawing = Callable[[Ablation, Path], None]
 
 

@@ -109,6 +109,35 @@ def test_a_wild_arm_leaves_the_locations_of_all_finite() -> None:
     assert np.isfinite(Generation.of(wild).locations).all()
 
 
+# --- what an arm leaves to the next ---
+
+LEFT = 0.03
+
+
+def after(left: float, *, rounds: int = 200) -> Seconds:
+    """What the second of four arms, that makes the next stretch so much slower, is found to leave, and the others."""
+    chance = np.random.default_rng(2)
+    orders = np.array([chance.permutation(4) for _ in range(rounds)])
+    arms = orders.ravel()
+    logs = np.log(SECONDS)[arms] + 0.01 * chance.normal(size=arms.size)
+    logs[1:] += left * (arms[:-1] == 1) * (arms[1:] != 1)
+    seconds = np.empty((rounds, 4))
+    np.put_along_axis(seconds, orders, np.exp(logs).reshape(rounds, 4), axis=1)
+    found: Seconds = Generation.of(seconds).carried_over(np.argsort(orders, axis=1))
+    return found
+
+
+def test_what_an_arm_leaves_to_the_next_stretch_is_found_and_nothing_where_there_is_nothing() -> None:
+    found, nothing = after(LEFT), after(0.0)
+    assert found[1] == pytest.approx(LEFT, rel=0.15)
+    assert np.abs(nothing).max() < LEFT / 10
+
+
+def test_an_arm_after_which_nothing_came_has_left_nothing() -> None:
+    found = Generation.of(rounds_of(1)).carried_over(np.array([[0, 1, 2, 3]]))
+    assert np.isnan(found).tolist() == [False, False, False, True]
+
+
 # --- how many rounds ---
 
 

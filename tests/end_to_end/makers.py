@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import mlflow
 import psutil
 from mlflow.entities import Run
+
+from accelmlf.tracking.tags import ARM, ARM_STRETCHES, BLOCK, OUTCOME
 
 ROOT = Path(__file__).parents[2]
 PARENT = "mlflow.parentRunId"
@@ -45,6 +47,8 @@ def as_flags(settings: Mapping[str, str]) -> list[str]:
 class Place:
     """A folder with a store, and every process that was started for it."""
 
+    patience_s = PATIENCE_S
+
     def __init__(self, command: str, folder: Path, store_uri: str) -> None:
         self.command, self.folder, self.store_uri = command, folder, store_uri
         self.client = mlflow.MlflowClient(store_uri)
@@ -59,18 +63,23 @@ class Place:
         own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": self.temporary}
         return {**os.environ, **own, "MLFLOW_TRACKING_URI": self.store_uri}
 
-    def start(self, settings: Mapping[str, str], **popen: Any) -> "subprocess.Popen[bytes]":
-        """The command, its output in files: nobody has to drain those, whatever process keeps them open."""
+    def start(
+        self, settings: Mapping[str, str], program: Sequence[str] = ("-m", "accelmlf"), **popen: Any
+    ) -> "subprocess.Popen[bytes]":
+        """The command, its output in files: nobody has to drain those, whatever process keeps them open.
+
+        `program`: what stands for the command line, a script, say.
+        """
         self.starts += 1
         with self.file("out").open("wb") as out, self.file("err").open("wb") as err:
             return subprocess.Popen(
-                [sys.executable, "-m", "accelmlf", self.command, *as_flags(settings)],
+                [sys.executable, *program, self.command, *as_flags(settings)],
                 env=self.variables(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                 start_new_session=True, **popen,
             )  # fmt: skip
 
     def end_of(self, process: "subprocess.Popen[bytes]") -> Ended:
-        code = process.wait(PATIENCE_S)
+        code = process.wait(self.patience_s)
         return Ended(code, self.file("out").read_text(), self.file("err").read_text())
 
     def file(self, name: str) -> Path:
@@ -79,7 +88,7 @@ class Place:
 
     def wait_for(self, process: "subprocess.Popen[bytes] | None", condition: Callable[[], object]) -> None:
         """Until the condition holds; the process, where there is one, must go on meanwhile."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self.patience_s
         while not condition():
             if process is not None:
                 assert process.poll() is None, self.file("err").read_text() + self.file("out").read_text()
@@ -141,3 +150,23 @@ def places(make: Callable[[], Place]) -> Iterator[Callable[[], Any]]:
     yield make_one
     for place in made:
         place.close()
+
+
+SMALL = {"model": "vit", "device": "cpu", "train_images": "400", "epochs": "2"}
+
+
+class StretchPlace(Place):
+    """A folder in which an ablation is measured in stretches."""
+
+    patience_s = 400
+
+    def stretches(self) -> list[Run]:
+        """The runs of arms in generations that have ended well."""
+        return [run for run in self.runs(ARM_STRETCHES) if run.data.tags.get(OUTCOME) == "completed"]
+
+    def generations(self) -> dict[str, set[str]]:
+        """Generation -> its arms."""
+        found: dict[str, set[str]] = {}
+        for run in self.stretches():
+            found.setdefault(run.data.tags[BLOCK], set()).add(run.data.tags[ARM])
+        return found

@@ -1,4 +1,7 @@
-"""The command line with a technique of known effect: for each step it sleeps a twentieth of what the step took."""
+"""The command line with a technique of known effect: for each step it sleeps a twentieth of what the step took.
+
+Another one keeps to a pace: for each step it sleeps as long.
+"""
 
 import time
 from collections.abc import Iterator
@@ -8,21 +11,31 @@ from accelmlf.data.batches import Batch
 from accelmlf.techniques.base import Technique
 from accelmlf.techniques.catalogue import TECHNIQUES
 
-SHARE = 0.05
+SHARE, PACE_S = 0.05, 0.06
 
 
 class Sleep(Technique):
     does = "sleeps a share of each step"
 
     def prepare_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        ended_s = time.perf_counter()
         for batch in batches:
-            started_s = time.perf_counter()
             yield batch
-            time.sleep(SHARE * (time.perf_counter() - started_s))
+            time.sleep(SHARE * (time.perf_counter() - ended_s))
+            ended_s = time.perf_counter()
+
+
+class Pace(Technique):
+    does = "sleeps in each step"
+
+    def prepare_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            time.sleep(PACE_S)
+            yield batch
 
 
 if __name__ in ("__main__", "__mp_main__"):  # this script, and the processes of its arms, which import it by that name
-    TECHNIQUES["sleep"] = Sleep
+    TECHNIQUES.update(sleep=Sleep, pace=Pace)
 
 if __name__ == "__main__":
     main()

@@ -66,6 +66,7 @@ COMBINATIONS = [
 ]
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("techniques", COMBINATIONS)
 def test_techniques_together_leave_the_learning_curve_alone(techniques: str) -> None:
     baseline = train_losses(make_config(accumulation_steps=2))

@@ -116,6 +116,7 @@ class NoReads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("techniques", ["none", "resident", "channels_last,amp:bf16", "fused_optimizer"])
 def test_no_value_is_read_from_the_device_inside_an_epoch(techniques: str) -> None:
     work = make_work(make_config(techniques=techniques, accumulation_steps=2))

@@ -43,7 +43,7 @@ def test_every_second_off_the_training_clock_has_a_name() -> None:
     assert summary.total_train_s == 30.0
     assert summary.wall_s == 5 + 3 + 3 * 13 + 4
     assert summary.median_epoch_s == 10.0
-    assert summary.other_share == pytest.approx(0.01)
+    assert summary.total.other_s == pytest.approx(0.01 * summary.total_train_s)
 
 
 @pytest.mark.usefixtures("tiny_model")

@@ -15,6 +15,7 @@ def config_of(**settings: Any) -> RunConfig:
     return resolve({"model": "vit", "device": "cpu", **settings})
 
 
+@pytest.mark.usefixtures("bf16")
 def test_what_a_device_lacks_of_a_preset_is_left_out_and_the_arm_says_so() -> None:
     config, stack, skipped = settle(config_of(tuned=True))
     assert [technique.label for technique in skipped] == ["pin_memory"]
@@ -30,6 +31,7 @@ def test_what_a_device_lacks_of_what_was_asked_for_is_an_error() -> None:
         settle(config_of(techniques="pin_memory,channels_last"))
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("settings", [{}, {"tuned": True}, {"techniques": "fused_optimizer,amp"}], ids=",".join)
 def test_what_is_settled_is_settled_for_good(settings: dict[str, Any]) -> None:
     config, *_ = settle(config_of(**settings))

@@ -143,6 +143,7 @@ def test_the_least_steps_are_those_of_three_micro_batches(accumulation: int, lea
 # --- that it is the real loop ---
 
 
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("techniques", ["none", "channels_last,amp:bf16,fused_optimizer"])
 def test_the_weights_after_some_stretches_are_those_of_the_same_steps_of_plain_training(

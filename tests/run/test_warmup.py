@@ -13,6 +13,7 @@ from tests.makers import make_config, make_work
 def _tiny(tiny_model: None) -> None: ...
 
 
+@pytest.mark.usefixtures("bf16")
 def test_a_warm_up_leaves_no_trace() -> None:
     def losses(warmed: bool, **settings: Any) -> list[float]:
         work = make_work(make_config(clip_norm=None, **settings))

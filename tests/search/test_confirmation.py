@@ -242,7 +242,7 @@ def test_a_verdict_is_what_the_printed_limits_say() -> None:
 )
 def test_without_an_interval_nothing_is_faster(arms: list[Candidate]) -> None:
     assert Confirmation(arms).verdict(arms[0]) in (None, "not decided yet")
-    clear = Confirmation([candidate(FAST, 5.0, 5.1), candidate(OWN, 10.0, 10.1)])  # the control
+    clear = Confirmation([candidate(FAST, 5.0, 5.1, 5.2), candidate(OWN, 10.0, 10.1, 10.3)])  # the control
     assert clear.verdict(clear.winner) == "faster"
 
 

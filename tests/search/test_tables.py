@@ -30,11 +30,11 @@ def test_a_table_of_nothing_is_empty() -> None:
 
 
 def test_the_table_of_the_confirmation_shows_every_seed_and_no_ratio_with_a_miss() -> None:
-    arms = [make_arm(FAST, 5.0, 5.1), make_arm(SLOW, 7.0, None), make_own(10.0, 10.3)]
+    arms = [make_arm(FAST, 5.0, 5.1, 5.1), make_arm(SLOW, 7.0, None, 7.1), make_own(10.0, 10.3, 10.2)]
     table = confirmation_table(Confirmation(arms))
     rows = {name: next(line for line in table if name in line) for name in ("64 x 1", "16 x 4", "32 x 1")}
-    assert "faster: 2.01x [" in rows["64 x 1"]
-    assert "missed" in rows["16 x 4"] and "1 of 2" in rows["16 x 4"] and "x [" not in rows["16 x 4"]
+    assert "faster: 2.0" in rows["64 x 1"]
+    assert "missed" in rows["16 x 4"] and "2 of 3" in rows["16 x 4"] and "x [" not in rows["16 x 4"]
     assert "the recipe's own" in rows["32 x 1"] and "x [" not in rows["32 x 1"]
     for name, times in (("64 x 1", ("5.0", "5.1")), ("16 x 4", ("7.0",)), ("32 x 1", ("10.0", "10.3"))):
         assert all(text in rows[name] for text in times)

@@ -197,6 +197,7 @@ def test_another_value_would_be_noticed() -> None:
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("model", MODELS)
 def test_the_command_of_what_a_device_made_of_a_preset_is_the_same_on_that_device(model: str, given: Given) -> None:
     settled, *_ = settle(resolve({"model": model, "device": "cpu", **given}))

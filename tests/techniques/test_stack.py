@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.settings.technique_list import TechniqueList
@@ -80,6 +81,7 @@ def test_tf32_is_on_for_products_and_for_convolutions_whatever_was_before(
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
+@pytest.mark.usefixtures("bf16")
 def test_the_label_asks_for_exactly_the_same_stack() -> None:
     stack, _ = stack_of("fused_optimizer,amp:bf16,workers:3")
     assert stack.labels == ("workers:3", "amp:bf16", "fused_optimizer")
@@ -137,6 +139,16 @@ def test_bf16_that_the_hardware_lacks_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("accelmlf.techniques.catalogue.has_bf16", lambda _: False)
     with pytest.raises(DeviceError, match="no bf16 in hardware"):
         stack_of("amp")
+
+
+def test_compiled_code_that_was_kept_is_not_found_where_all_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with stack_of("compile")[0].made_anew():
+        assert Path(cache_dir()) != tmp_path
+    with stack_of("channels_last")[0].made_anew():  # the control
+        assert Path(cache_dir()) == tmp_path
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
