@@ -3,6 +3,8 @@
 Nothing heavy is imported before an entry point starts, so that help and a wrong setting are answered at once.
 """
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -55,13 +57,24 @@ def train(_: None, given: Given, dry_run: bool) -> None:
         return
     with signals.held():
         from accelmlf.run.one_run import one_run
+        from accelmlf.techniques.allocators import environment_of
         from accelmlf.tracking.store import open_store
         from accelmlf.tracking.tracker import MlflowTracker
     started_s = PROCESS_STARTED_S
     if config.techniques.is_auto:
         config, labels = with_chosen_techniques(given)
         started_s = time.perf_counter()  # a measurement that later runs share is no set-up of this one
+    elif environment := environment_of(config.techniques):
+        begin_again(environment)
     one_run(config, MlflowTracker(open_store()), started_s=started_s, labels=labels)
+
+
+def begin_again(environment: Mapping[str, str]) -> None:
+    """Start this command anew with more in its environment; once, where that does not bring what it is for."""
+    if any(os.environ.get(name) == value for name, value in environment.items()):
+        return
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **environment})
 
 
 def with_chosen_techniques(given: Given) -> tuple[RunConfig, Mapping[str, str]]:

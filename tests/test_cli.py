@@ -83,7 +83,10 @@ def test_mlproject_starts_what_the_command_line_has_and_declares_nothing(entry_p
         (["tune", "--validation", "test"], "validation=test: a search that looks at the test set"),
         (["tune", "--study_name", "a b"], "study_name=a b: a name is"),
         (["ablate", "--tuned", "true"], "tuned=true: ablate sets it by itself. Give design=preset"),
-        (["ablate", "--accumulation-steps", "2"], "accumulation_steps=2: ablate sets it by itself. Give factors="),
+        (
+            ["ablate", "--accumulation-steps", "2", "--design", "preset"],
+            "accumulation_steps=2: design=preset compares the recipe's own arms",
+        ),
         (["ablate", "--design", "factorail"], "design=factorail: unknown design. Did you mean factorial?"),
         (["ablate", "--repeats", "0"], "repeats=0: outside its range"),
         (["ablate", "--factors", "amp, amp"], "factors=amp, amp: amp is there twice"),

@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,8 @@ class Turns:
     failed: dict[str, AccelmlfError] = field(default_factory=dict)
     start_s: float = 0.0
     rounds_s: float = 0.0
+    long_blocks: dict[str, Cost] = field(default_factory=dict)
+    """Arm -> what it has cost alone for a while, after the last round of all."""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -76,12 +78,13 @@ def take_turns(
     watch: Callable[[Turns, int], None],
     *,
     anew: bool = False,
+    long_s: Callable[[Turns], float] = lambda _: 0.0,
 ) -> Turns:
     """Start and warm up a process for each arm, and let all of them train stretches in turn, round after round.
 
     `steps`: of the stretches of arms that have been measured before. `num_rounds` is asked with what the start and the
     first round took; `watch` after each round, with how many there will be. `anew`: without what earlier processes have
-    kept.
+    kept. `long_s` is asked after the last round for how long each arm trains alone, if at all.
 
     Raises:
         TooManyAtOnceError: memory does not hold all of them.
@@ -109,6 +112,10 @@ def take_turns(
             turns.rounds_s = time.perf_counter() - started_s
             wanted = wanted if len(turns.rounds) > 1 else num_rounds(turns.start_s, turns.rounds_s)
             watch(turns, wanted)
+        if runs and (seconds := long_s(turns)):
+            for arm in chance.sample(list(runs), len(runs)):
+                with suppress(AccelmlfError):  # what it has measured before stands
+                    turns.long_blocks[arm] = runs[arm].long_block(seconds)
     return turns
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from accelmlf.ablation.effects import SECONDS_PER_PICTURE
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.rounds import process_variance
-from accelmlf.ablation.stored import CARRIED_OVER, CLIPPED, NUM_ROUNDS, PLAIN, ROUND_VARIANCE, STEPS_PER_STRETCH
+from accelmlf.ablation.stored import CARRIED_OVER, CLIPPED, LONG, NUM_ROUNDS, PLAIN, ROUND_VARIANCE, STEPS_PER_STRETCH
 from accelmlf.many_runs.comparison import MIN_REPEATS, as_ratio, t_interval
 from accelmlf.many_runs.pooled import simultaneous
 from accelmlf.many_runs.verdicts import FASTER, SLOWER, decided
@@ -41,7 +41,25 @@ def how_measured(ablation: Ablation) -> list[str]:
         f"{of_stretch**0.5:.1%}{between}; {clipped:.0%} of the stretches were so far off that they count as nearer",
         *carried_over(ablation),
         *stalls(ablation),
+        *long_blocks(ablation),
     ]
+
+
+def long_blocks(ablation: Ablation) -> list[str]:
+    """Contrasts that come out otherwise where each arm trains alone for a while; empty where none did."""
+    found = []
+    for contrast in ablation.design.contrasts:
+        runs = {arm: [run[LONG] for run in ablation.measured[arm].values() if LONG in run] for arm in contrast.weights}
+        interval = ablation.judged(contrast)[0].interval
+        if not all(runs.values()) or interval is None or interval.low is None or interval.high is None:
+            continue
+        alone = sum(weight * math.log(runs[arm][-1]) for arm, weight in contrast.weights.items())
+        if not interval.low <= alone <= interval.high:
+            found.append(
+                f"not at its own steady state: where each arm trains alone for a while, {contrast.name} is "
+                f"{math.exp(alone):.2f}x, outside of its interval"
+            )
+    return found
 
 
 def stalls(ablation: Ablation) -> list[str]:

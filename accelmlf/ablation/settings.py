@@ -12,7 +12,7 @@ BASELINE, ALL, UNTUNED, TUNED = "baseline", "all", "untuned", "tuned"
 STEPS, RUNS = "steps", "runs"
 DEFAULT_REPEATS = 5
 DEFAULT_PRECISION, DEFAULT_BUDGET = 0.02, 12.0
-SET_BY_ABLATION = {"tuned": "design=preset", "accumulation_steps": "factors=accumulation"}
+SET_BY_ABLATION = {"tuned": "design=preset"}
 """Settings of a run that an ablation sets by itself, and what to give instead."""
 
 
@@ -78,7 +78,7 @@ class AblateConfig:
     def check_runs(self, given: Mapping[str, Any]) -> None:
         """Raises ConfigError for settings of its runs that contradict an ablation, or factors that are none."""
         self.factor_words()
-        preset = ("techniques", "batch_size") if self.design in OF_PRESETS else ()
-        if fixed := [name for name in preset if name in given]:
+        of_recipe = ("techniques", "batch_size", "accumulation_steps") if self.design == "preset" else ()
+        if fixed := [name for name in of_recipe if name in given]:
             rule = f"design={self.design} compares the recipe's own arms"
             raise ConfigError(fixed[0], given[fixed[0]], rule, f"Leave {fixed[0]} out, or choose another design")

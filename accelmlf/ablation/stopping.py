@@ -4,6 +4,7 @@ To stop where a difference shows would make differences of nothing. To stop on w
 Robbins 1965; Nordin and Schultzberg 2024, arXiv 2405.03487).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,14 @@ def stop_reason(spent: Sequence[Spent], half_width: float | None, *, precision: 
     if spent and sum(generation.total_s for generation in spent) + spent[-1].total_s > budget_s:
         return BUDGET
     return None
+
+
+def time_left_s(spent: Sequence[Spent], half_width: float | None, *, precision: float, budget_s: float) -> float:
+    """How long it will take until no further generation is needed, as far as can be told: widths go with the root."""
+    last_s, used_s = (spent[-1].total_s if spent else 0.0), sum(generation.total_s for generation in spent)
+    wanted = float("inf") if half_width is None else len(spent) * (half_width / precision) ** 2
+    more = max(math.ceil(min(wanted, 1e6)), MIN_GENERATIONS) - len(spent)
+    return min(max(more, 1) * last_s, max(budget_s - used_s, 0.0))
 
 
 def rounds_of_next(

@@ -25,6 +25,8 @@ FAILED_BY_ITSELF = (*FAILED_FOR_GOOD, "failed")
 """Outcomes of an arm that are its own doing: trying until it passes would hide that it does not."""
 START_S, ROUNDS_S, NUM_ROUNDS = "generation_start_s", "generation_rounds_s", "rounds"
 STEPS_PER_STRETCH, ROUND_VARIANCE, CLIPPED = "steps_per_stretch", "round_variance", "clipped_share"
+LONG = "long_block_seconds_per_image"
+"""Of an arm that trained alone for a while, after the last round of all."""
 PLAIN = "plain_seconds_per_image"
 """Of all stretches together, those far off in full: beside the location of an arm, which spikes do not move."""
 CARRIED_OVER = "carried_over"
@@ -120,8 +122,10 @@ def record_generation(
                 run = started(parent, plan, number, arm)
                 written[arm] = run.run_id
                 if arm not in failed:
-                    carried = {CARRIED_OVER: carried_over[arm]} if arm in carried_over else {}
-                    run.log_metrics(of_group | carried | figures_of_arm(arm, group, locations[arm]), 0)
+                    at_end = {CARRIED_OVER: carried_over[arm]} if arm in carried_over else {}
+                    if (long := group.long_blocks.get(arm)) is not None:
+                        at_end[LONG] = long.train_s / long.images
+                    run.log_metrics(of_group | at_end | figures_of_arm(arm, group, locations[arm]), 0)
                     run.log_series(series_of(arm, group))
                     if (reason := total_of([turn[arm] for turn in group.rounds]).unexplained) is not None:
                         parent.store.set_tags(run.run_id, {UNFIT: reason})

@@ -28,7 +28,7 @@ from accelmlf.ablation.pilot import (
 )
 from accelmlf.ablation.plan import AblationPlan
 from accelmlf.ablation.rounds import process_variance
-from accelmlf.ablation.stopping import FAILURES, rounds_of_next, stop_reason
+from accelmlf.ablation.stopping import FAILURES, Spent, rounds_of_next, stop_reason, time_left_s
 from accelmlf.ablation.stored import Kept, kept_generations, record_generation
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.processes import TIMED_RUN, sole_use
@@ -39,6 +39,8 @@ from accelmlf.text import counted, say
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.tracker import MlflowTracker
 
+LONG_BLOCK_S = {"cuda": 60.0}
+"""Short stretches in turn share a GPU's temperature and power budget: at the end each arm trains alone for so long."""
 TYPICAL_DEGREES = 30
 """What is typical of processes counts, beside what was measured of them, as if it had so many degrees of freedom."""
 
@@ -72,6 +74,22 @@ class Measurement:
             self.kept.spent, self.half_width(), precision=self.plan.ablate.precision, budget_s=self.budget_s
         )
 
+    def long_s(self, turns: Turns) -> float:
+        """How long each arm trains alone after these rounds, the last of all; 0 where others follow, or on a CPU."""
+        kind = self.plan.base.device.partition(":")[0]
+        if turns.arms != tuple(self.arms) or kind not in LONG_BLOCK_S:
+            return 0.0
+        number, (arms, reduced) = self.kept.next_number, turns.reduced()
+        found = dict(zip(arms, reduced.locations.tolist(), strict=True))
+        measured = {
+            arm: {**blocks, number: {SECONDS_PER_PICTURE.metric: math.exp(found[arm])}} if arm in found else blocks
+            for arm, blocks in self.kept.measured.items()
+        }
+        half_width = half_width_of(self.contrasts, measured, len(self.design.contrasts))
+        spent = [*self.kept.spent, Spent(turns.start_s, turns.rounds_s, len(turns.rounds))]
+        limits = {"precision": self.plan.ablate.precision, "budget_s": self.budget_s}
+        return LONG_BLOCK_S[kind] if stop_reason(spent, half_width, **limits) else 0.0
+
     def num_rounds(self, start_s: float, round_s: float, groups: int = 1) -> int:
         """Rounds of each of so many groups of arms, one of which took so long."""
         return rounds_of_next(groups * start_s, groups * round_s, self.kept.spent, self.variances(), self.budget_s)
@@ -83,13 +101,9 @@ class Measurement:
         for contrast in (*self.design.contrasts, *filter(None, [self.design.null])):
             interval = interval_of(contrast, SECONDS_PER_PICTURE, self.kept.measured, count)
             figures.append(f"{contrast.name} {as_ratio(interval) if interval else 'failed'}")
-        used_s, last = sum(generation.total_s for generation in spent), spent[-1] if spent else None
-        left = ""
-        if last is not None and self.stop_reason() is None:
-            variances = self.variances()
-            assert variances is not None  # there has been a generation
-            ahead = self.forecast(last.start_s, last.round_s, last.num_rounds, variances)
-            left = f"; left about {tqdm.format_interval(max(ahead.seconds - used_s, last.total_s))}"
+        left_s = time_left_s(spent, self.half_width(), precision=self.plan.ablate.precision, budget_s=self.budget_s)
+        is_over = not spent or self.stop_reason() is not None
+        left = "" if is_over else f"; left about {tqdm.format_interval(left_s)}"
         return f"generation {number}: {', '.join(figures)}{left}"
 
     def forecast(self, start_s: float, round_s: float, num_rounds: int, variances: tuple[float, float]) -> Forecast:
@@ -210,6 +224,7 @@ def one_generation(measurement: Measurement, weights: str, chance: random.Random
                     view.round_ended,
                     # Compiled code that is kept is one draw of what a compiler may choose: of one generation not.
                     anew=len(measurement.kept.spent) == 1,
+                    long_s=measurement.long_s,
                 )
                 for group in groups
             ]

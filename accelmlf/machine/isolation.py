@@ -10,9 +10,10 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from accelmlf.errors import SMALLER_BATCH, AccelmlfError, Interrupted, MemoryExhaustedError, ProcessKilledError
@@ -105,12 +106,19 @@ class Talk:
 
 
 @contextmanager
-def process(target: Callable[..., None], *args: Any) -> Iterator[Talk]:
-    """A process that runs target(connection, *args); it has ended when the block has."""
-    near, far = CONTEXT.Pipe()
-    worker = CONTEXT.Process(target=_begin, args=(far, multiprocessing.get_start_method(), target, args))
+def process(
+    target: Callable[..., None], *args: Any, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Talk]:
+    """A process that runs target(connection, *args); it has ended when the block has.
+
+    One that needs something in its `environment` before it begins is no copy of the server, and imports all by itself.
+    """
+    context = multiprocessing.get_context("spawn") if environment else CONTEXT
+    near, far = context.Pipe()
+    worker = context.Process(target=_begin, args=(far, multiprocessing.get_start_method(), target, args))
     try:
-        worker.start()
+        with in_environment(environment):
+            worker.start()
         far.close()
         yield Talk(near, worker)
     except BaseException:
@@ -124,6 +132,21 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[Talk]:
         if worker.is_alive():
             worker.kill()
             worker.join()
+
+
+@contextmanager
+def in_environment(added: Mapping[str, str]) -> Iterator[None]:
+    """Meanwhile the environment of this process has these, too."""
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _begin(connection: Connection, start_method: str, target: Callable[..., None], args: tuple[Any, ...]) -> None:

@@ -28,6 +28,7 @@ from accelmlf.many_runs.console import RunsConsole
 from accelmlf.measure.records import EpochMetrics, RunSummary
 from accelmlf.run.one_run import StopEarly, never, one_run
 from accelmlf.settings.run import RunConfig
+from accelmlf.techniques.allocators import environment_of
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tracker import MlflowTracker
@@ -55,7 +56,7 @@ class TimedRun:
         Raises:
             AccelmlfError: what ended the run; it is closed in the tracking store unless its process was killed.
         """
-        with isolation.process(_train, self) as talk:
+        with isolation.process(_train, self, environment=environment_of(self.config.techniques)) as talk:
             while not isinstance(message := talk.receive(), RunSummary):
                 talk.send(stop_early(message))
             return message

@@ -20,6 +20,7 @@ from accelmlf.run.stretches import WarmLoop
 from accelmlf.run.warmup import warm_up
 from accelmlf.run.workload import Workload, load_data, prepare
 from accelmlf.settings.run import RunConfig
+from accelmlf.techniques.allocators import environment_of
 
 REST_POLL_S, REST_AT_MOST_S = 0.05, 10.0
 
@@ -54,7 +55,18 @@ class WarmRun:
         Raises:
             AccelmlfError: what ended the run.
         """
-        self.talk.send(variant)
+        return self.ask(variant)
+
+    def long_block(self, seconds: float) -> Cost:
+        """What training costs in the second half of so long a time alone.
+
+        Raises:
+            AccelmlfError: what ended the run.
+        """
+        return self.ask(seconds)
+
+    def ask(self, what: str | float) -> Cost:
+        self.talk.send(what)
         cost: Cost = self.talk.receive()
         return cost
 
@@ -70,7 +82,8 @@ def warm_run(config: RunConfig, weights: str, steps: int | None = None, *, anew:
     Raises:
         AccelmlfError: settings, data or a device that cannot be used, or memory that does not hold it.
     """
-    with isolation.process(_serve, config, weights, steps, anew) as talk:
+    environment = environment_of(config.techniques)
+    with isolation.process(_serve, config, weights, steps, anew, environment=environment) as talk:
         yield WarmRun(talk)
 
 
@@ -97,12 +110,15 @@ def _serve(connection: Connection, config: RunConfig, weights: str, steps: int |
         ceilings = None
         while True:
             try:
-                variant = connection.recv()
+                asked: str | float = connection.recv()
             except (EOFError, OSError):  # nobody asks any more
                 return
-            if variant != WHOLE and ceilings is None:
+            if isinstance(asked, str) and asked != WHOLE and ceilings is None:
                 ceilings = Ceilings(loop)
-            cost = loop.train(steps).cost if ceilings is None else ceilings.train(variant, steps)
+            if not isinstance(asked, str):
+                cost = loop.train_for(asked, steps)
+            else:
+                cost = loop.train(steps).cost if ceilings is None else ceilings.train(asked, steps)
             rest(work)
             connection.send(cost)
 

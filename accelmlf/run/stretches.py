@@ -1,9 +1,11 @@
 """A run that trains a stretch of steps whenever it is asked: the real loop, warm, at rest in between."""
 
 import math
+import time
 from collections.abc import Iterator
 
 from accelmlf.errors import SMALLER_STEPS, DivergedError
+from accelmlf.measure.cost import Cost, total_of
 from accelmlf.run.loop import MicroBatch, Stretch, micro_batches, train_stretch
 from accelmlf.run.workload import Workload
 
@@ -42,6 +44,18 @@ class WarmLoop:
         cost = self.train(steps).cost
         wanted = max(self.least, math.ceil(self.stretch_s / (cost.train_s / steps)))
         return min(wanted, max(self.windows - self.lead_in, 1))  # an epoch has to hold its lead-in, too
+
+    def train_for(self, seconds: float, steps: int) -> Cost:
+        """What stretches of so many steps have cost, one right after the other, in the second half of so long a time.
+
+        By then a device that shares its power and its heat with nobody has the clock that it keeps.
+        """
+        started_s, costs = time.monotonic(), list[Cost]()
+        while not costs or time.monotonic() - started_s < seconds:
+            cost = self.train(steps).cost
+            if not costs or time.monotonic() - started_s >= seconds / 2:
+                costs.append(cost)
+        return total_of(costs[1:] or costs)
 
     def train(self, steps: int) -> Stretch:
         """The next stretch of at most as many steps as an epoch has whole windows, after an untimed lead-in.

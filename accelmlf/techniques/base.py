@@ -1,8 +1,6 @@
 """The base class of all techniques, which is the baseline, and the process switches that some of them set."""
 
-import ctypes
-import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
@@ -109,42 +107,3 @@ def cudnn_benchmark(on: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
-
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-KEEPS = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 256 * 2**20}
-"""No block is a mapping of its own, the heap is not trimmed (the most that an int holds), and it grows in large pieces.
-
-A large piece is address space until it is touched; under strict overcommit (vm.overcommit_memory=2) it counts at once.
-Not M_MMAP_THRESHOLD: what glibc has made of that so far would be lost on leaving, and a later training would fault ever
-after (an EfficientNet-B0 at 32 px: 45,000 pages a step instead of 7,000).
-"""
-AT_FIRST = {M_MMAP_MAX: 65_536, M_TRIM_THRESHOLD: 128 * 2**10, M_TOP_PAD: 128 * 2**10}
-
-
-def glibc_mallopt() -> Callable[[int, int], int] | None:
-    """glibc's switch of its allocator, mallopt(3); None on another C library."""
-    if platform.libc_ver()[0] != "glibc":
-        return None
-    found: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
-    return found
-
-
-@contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """glibc keeps what is freed for the next who asks; by its initial values again on leaving.
-
-    Not quite as before: that glibc adapts its thresholds to what is freed is over for a process with the first switch,
-    and nothing brings it back. Two runs to be compared need processes of their own, as searches and ablations have.
-    """
-    mallopt = glibc_mallopt()
-    if mallopt is None:  # `Technique.missing` says so
-        yield
-        return
-    for option, value in KEEPS.items():
-        mallopt(option, value)
-    try:
-        yield
-    finally:
-        for option, value in AT_FIRST.items():
-            mallopt(option, value)

@@ -17,29 +17,10 @@ from torch import nn
 from accelmlf.data.batches import Batch
 from accelmlf.errors import ConfigError
 from accelmlf.machine.devices import has_bf16
-from accelmlf.techniques.base import Technique, cudnn_benchmark, freed_memory_kept, glibc_mallopt, tensor_float_32
+from accelmlf.techniques.allocators import Allocator
+from accelmlf.techniques.base import Technique, cudnn_benchmark, tensor_float_32
 
 MAX_DEFAULT_WORKERS, MAX_WORKERS_PER_CORE = 4, 4
-
-
-class Allocator(Technique):
-    does = "the allocator keeps freed memory for the next step instead of giving it back to the system"
-    needs = "glibc"
-    keeps_bits = True
-
-    def parse(self, word: str, option: str | None, device: torch.device) -> str:
-        if option not in (None, "glibc"):
-            raise ConfigError("techniques", f"{word}:{option}", "no such allocator", f"Use {word}:glibc")
-        return "glibc"
-
-    def missing(self) -> str | None:
-        if glibc_mallopt() is None:
-            return "it needs glibc"
-        other = "malloc" in os.environ.get("LD_PRELOAD", "")
-        return "LD_PRELOAD has put another allocator in glibc's place" if other else None
-
-    def process_context(self) -> AbstractContextManager[Any]:
-        return freed_memory_kept()
 
 
 class Workers(Technique):

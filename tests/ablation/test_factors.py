@@ -45,6 +45,16 @@ def test_a_technique_is_added_and_nothing_else(row: Row, word: str) -> None:
     assert settings_of(arm_of(), base) == expected | {"techniques": TechniqueList()}
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_micro_batches_that_were_given_are_those_of_every_arm(steps: int) -> None:
+    base = base_of(("resnet50", "digits", "random"), accumulation_steps=steps)
+    for arm in (arm_of(), arm_of("amp"), arm_of(ACCUMULATION)):
+        times = (
+            recipe_for("resnet50", "digits", "random").tuned.accumulation_steps if arm.factors == (ACCUMULATION,) else 1
+        )
+        assert settings_of(arm, base)["accumulation_steps"] == steps * times
+
+
 @ROWS
 def test_accumulation_is_that_of_the_recipe_at_the_recipes_batch(row: Row) -> None:
     base, tuned = base_of(row), recipe_for(*row).tuned

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,8 +191,31 @@ class Asking:
         self.watched.append((len(turns.rounds), wanted))
 
 
-def take(configs: dict[str, RunConfig], asking: Asking, seed: int = 0, **steps: int) -> Turns:
-    return take_turns(configs, "random", steps, random.Random(seed), asking.num_rounds, asking.watch)
+def take(
+    configs: dict[str, RunConfig],
+    asking: Asking,
+    seed: int = 0,
+    long_s: Callable[[Turns], float] | None = None,
+    **steps: int,
+) -> Turns:
+    how = random.Random(seed), asking.num_rounds, asking.watch
+    return take_turns(configs, "random", steps, *how, long_s=long_s or (lambda _: 0.0))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("seconds", [0.0, 0.4])
+def test_after_the_last_round_each_arm_trains_alone_for_as_long_as_is_asked(seconds: float) -> None:
+    seen: list[int] = []
+
+    def long_s(turns: Turns) -> float:
+        seen.append(len(turns.rounds))
+        return seconds
+
+    turns = take(configs_of(a={}, b={}), Asking(3), long_s=long_s, a=1, b=2)
+    assert seen == [3] and len(turns.rounds) == 3
+    assert turns.long_blocks.keys() == (set("ab") if seconds else set())
+    assert all(0 < cost.train_s < 4 * seconds and cost.images > 16 for cost in turns.long_blocks.values())
 
 
 @pytest.mark.slow

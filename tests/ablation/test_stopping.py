@@ -13,6 +13,7 @@ from accelmlf.ablation.stopping import (
     Spent,
     rounds_of_next,
     stop_reason,
+    time_left_s,
 )
 
 ONE = Spent(start_s=30.0, rounds_s=50.0, num_rounds=20)
@@ -102,3 +103,16 @@ def test_a_generation_has_some_rounds_and_not_too_many(
     before: int, budget_s: float, variances: tuple[float, float] | None
 ) -> None:
     assert MIN_ROUNDS <= rounds_of_next(30.0, 2.5, [ONE] * before, variances, budget_s) <= MAX_ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("done", "half_width", "generations"),
+    [(1, None, None), (4, 0.04, 12), (4, 0.021, 1), (2, 0.001, 2), (10, 0.03, 13), (10, 0.2, None)],
+    ids=["one says nothing", "twice as wide is four times as many", "nearly", "at least four", "some", "the budget"],
+)
+def test_the_time_left_is_that_of_the_generations_that_halve_a_width_four_times(
+    done: int, half_width: float | None, generations: int | None
+) -> None:
+    spent, budget_s = [Spent(10.0, 30.0, 10)] * done, 1_000.0
+    left_s = time_left_s(spent, half_width, precision=0.02, budget_s=budget_s)
+    assert left_s == (budget_s - 40.0 * done if generations is None else 40.0 * generations)

@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -14,11 +15,12 @@ from accelmlf.ablation.noise import how_measured
 from accelmlf.ablation.plan import AblationPlan
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.stopping import Spent
-from accelmlf.ablation.stored import FAILED_FOR_GOOD, Kept, kept_generations
-from accelmlf.ablation.stretches import Measurement
+from accelmlf.ablation.stored import FAILED_FOR_GOOD, Kept, kept_generations, kept_of
+from accelmlf.ablation.stretches import LONG_BLOCK_S, Measurement
 from accelmlf.ablation.tables import as_lines, as_markdown, unfit
 from accelmlf.errors import AccelmlfError, DivergedError, MemoryExhaustedError
 from accelmlf.many_runs.preflight import Preflight
+from accelmlf.measure.cost import Cost
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import ABLATION, ARM, ARM_STRETCHES, BLOCK, DEVICE
@@ -224,6 +226,62 @@ def test_verdicts_are_read_off_the_generations(store: mlflow.MlflowClient, plan:
     assert "channels_last\n    speed" in text and "no verdict" not in text
 
 
+def test_what_stalls_by_itself_is_told_where_plain_means_show_another_speed(
+    store: mlflow.MlflowClient, plan: AblationPlan
+) -> None:
+    with parent_run(ABLATION) as parent:
+        parent.join("the-ablation", parent.study_id, *labels(plan))
+        for number in range(1, 5):
+            turns = turns_of(WORTH, seed=number, rounds=10, process_sd=0.003)
+            late = turns.rounds[number]["amp:bf16"]
+            turns.rounds[number] = {**turns.rounds[number], "amp:bf16": replace(late, train_s=8 * late.train_s)}
+            record(parent, plan, number, turns)
+        ablation = ablation_of(parent)
+    (stalls,) = [line for line in how_measured(ablation) if line.startswith("stalls: ")]
+    assert "amp:bf16 comes out 0.59x" in stalls and "one of its arms stalls more than the other" in stalls
+    assert ablation.judged(ablation.design.contrasts[-1])[0].verdict is not None
+
+
+@pytest.mark.parametrize(("factor", "is_told"), [(1.0, False), (1.3, True)])
+def test_an_arm_that_trains_otherwise_alone_for_a_while_is_told(
+    store: mlflow.MlflowClient, plan: AblationPlan, factor: float, is_told: bool
+) -> None:
+    with parent_run(ABLATION) as parent:
+        parent.join("the-ablation", parent.study_id, *labels(plan))
+        for number in range(1, 5):
+            turns = turns_of(WORTH, seed=number, rounds=10, noise=0.03, process_sd=0.003)
+            if number == 4:
+                costs = {arm: math.exp(-worth) for arm, worth in WORTH.items()} | {"amp:bf16": factor}
+                turns.long_blocks.update({arm: Cost(seconds, {}, 100) for arm, seconds in costs.items()})
+            record(parent, plan, number, turns)
+        ablation = ablation_of(parent)
+    told = [line for line in how_measured(ablation) if line.startswith("not at its own steady state")]
+    assert bool(told) == is_told
+    assert not is_told or "amp:bf16 is 0.77x, outside of its interval" in told[0]
+
+
+@pytest.mark.parametrize(("budget", "is_last"), [(10_000.0, False), (0.5, True)])
+def test_a_gpu_trains_alone_for_a_while_after_the_last_generation_alone(
+    plan: AblationPlan, monkeypatch: pytest.MonkeyPatch, budget: float, is_last: bool
+) -> None:
+    measurement = Measurement(replace(plan, ablate=replace(plan.ablate, budget=budget)), kept_of([], ARMS))
+    turns = turns_of(WORTH)
+    assert measurement.long_s(turns) == 0.0  # on a CPU
+    monkeypatch.setitem(LONG_BLOCK_S, "cpu", 60.0)
+    assert measurement.long_s(turns) == (60.0 if is_last else 0.0)
+    assert measurement.long_s(turns_of({"baseline": 0.0, "amp:bf16": 0.0})) == 0.0  # some of the arms
+
+
+def test_what_an_arm_leaves_to_the_next_is_told_and_whether_that_is_shown(
+    store: mlflow.MlflowClient, plan: AblationPlan
+) -> None:
+    with parent_run(ABLATION) as parent:
+        ablation = whole(parent, plan)
+    (told,) = [line for line in how_measured(ablation) if line.startswith("carry-over: after ")]
+    assert told.endswith("not shown to be more than noise")
+    assert not [line for line in how_measured(ablation) if line.startswith("stalls: ")]  # the control
+
+
 def test_three_generations_are_needed_for_a_verdict(store: mlflow.MlflowClient, plan: AblationPlan) -> None:
     with parent_run(ABLATION) as parent:
         ablation = whole(parent, plan, generations=2)
@@ -241,6 +299,7 @@ def test_an_arm_that_differs_from_itself_speaks_against_all_of_it(
         ablation = whole(parent, plan, WORTH | {"baseline again": 0.1})
     (against,) = [text for text in unfit(ablation) if text.startswith("baseline against itself is ")]
     assert against.startswith("baseline against itself is faster: 1.1") and "the machine was not steady" in against
+    assert against.endswith("or this is chance, as in 2.5 of 100 measurements")  # 5 in 100, and two contrasts
     assert "the machine was not steady" in as_markdown(ablation)
 
 

@@ -131,6 +131,19 @@ def test_a_miss_that_does_not_concern_a_contrast_leaves_its_verdict() -> None:
     assert row_of(verdict_rows(ablation), "all")[2] == "target reached in 3 of 3 (baseline), 2 of 3 (all): no verdict"
 
 
+def test_a_screening_says_of_its_figures_that_they_are_averages_with_pairs_in_them() -> None:
+    six = ("amp:bf16", "channels_last", "fused_optimizer", "workers:2", "pin_memory", "tf32")
+    screened = asked("screening", six)
+    seconds = {arm.name: 1.0 - 0.3 * ("tf32" in arm.factors) for arm in screened.as_design().arms}
+    ablation = ablation_of(screened, measured_from(seconds, 3, 0.002, random.Random(1)))
+    assert row_of(verdict_rows(ablation), "tf32")[1].startswith("faster on average: 1.3")
+    assert row_of(verdict_rows(ablation), "workers:2")[1].startswith("the same within 2 % on average: ")
+    said = "a screening: each figure is an average over combinations of the others, into which pairs are mixed"
+    assert said in "\n".join(as_lines(ablation)) and said in as_markdown(ablation)
+    alone = ablation_of(asked(), table_of())  # the control
+    assert "on average" not in as_markdown(alone) and said not in as_markdown(alone)
+
+
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_few_repeats_leave_numbers_and_no_verdict(repeats: int) -> None:
     ablation = ablation_of(asked(repeats=repeats), table_of(repeats))

@@ -450,7 +450,6 @@ def forked() -> Iterator[set[tuple[int, float]]]:
         ({"design": "preset", "batch_size": "16"}, 2, "batch_size=16: design=preset compares the recipe's own arms"),
         ({"design": "presets"}, 2, "design=presets: unknown design. Did you mean preset or with_preset?"),
         ({"tuned": "true"}, 2, "tuned=true: ablate sets it by itself. Give design=preset"),
-        ({"accumulation_steps": "2"}, 2, "accumulation_steps=2: ablate sets it by itself. Give factors=accumulation"),
         ({"repeats": "0"}, 2, "repeats=0: outside its range"),
         ({"precision": "0"}, 2, "precision=0: outside its range"),
         ({"budget": "0"}, 2, "budget=0: outside its range"),

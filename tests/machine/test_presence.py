@@ -182,6 +182,7 @@ def test_another_system_has_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"waited_s": 8.0, "others_s": 4.0}, 0.25),
         ({"others_s": 100.0}, 0.0),  # on cores that it did not need
         ({"stolen_s": 2.0}, 0.2),
+        ({"stolen_s": 4.0, "others_s": 8.0}, 0.2),  # half of what was used was its own, so of what was taken, too
         ({"waited_s": 2.0, "throttled_s": 5.0}, 0.2),
         ({"cpu_s": 0.0}, 0.0),
         ({"waited_s": None}, None),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from accelmlf.many_runs.claims import RUN_CHECKS, marks, marks_of_group
+from accelmlf.many_runs.claims import RUN_CHECKS, TOLERATED, marks, marks_of_group
 from accelmlf.many_runs.comparison import MIN_REPEATS
 from accelmlf.tracking.stored_runs import StoredRun
 from tests.report.makers import make_run, make_runs
@@ -102,6 +102,15 @@ def test_of_one_kind_of_mark_the_worst_is_told_and_all_are_counted() -> None:
     assert marks_of_group(shared[::-1], 4) == marks_of_group(shared, 4)
     unexplained = [make_run(tags={"accelmlf.unfit": f"phases leave {share}%"}) for share in ("3.1", "10.2", "9.9")]
     assert marks_of_group(unexplained, 3) == ["phases leave 10.2%"]
+
+
+@pytest.mark.parametrize(("marked", "tells"), [(1, False), (2, False), (3, True)])
+def test_a_disturbance_that_passes_is_no_reason_where_few_of_many_short_runs_had_it(marked: int, tells: bool) -> None:
+    runs = make_runs(20 - marked) + [make_run(metrics={"missing_cores_share": 0.2})] * marked
+    assert bool(marks_of_group(runs, 4, of="generation", tolerated=TOLERATED)) == tells
+    assert marks_of_group(runs, 4)  # the controls: of whole runs each counts, and so does what does not pass
+    watched = make_runs(19) + make_runs(1, {"validation": "test"})
+    assert marks_of_group(watched, 4, of="generation", tolerated=TOLERATED)
 
 
 def test_different_kinds_of_mark_are_counted_apart() -> None:

@@ -66,6 +66,15 @@ def test_the_last_short_batch_is_in_no_stretch() -> None:
     assert {size for _, size in plain} == {BATCH, 7}
 
 
+def test_what_a_long_block_costs_is_that_of_its_second_half() -> None:
+    work = work_of()
+    loop, seen = WarmLoop(work), watched(work)
+    cost = loop.train_for(0.3, 1)
+    assert 0 < cost.images < 0.8 * sum(size for _, size in seen)
+    assert cost.train_s < 0.3
+    assert loop.train_for(0.0, 2).images == 2 * BATCH  # the control: no time is one stretch
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
 def test_no_stretch_crosses_an_epoch(steps: int) -> None:
     work = work_of()

@@ -1,7 +1,5 @@
 """How a list of techniques is read, what is refused of it, and what it leaves of the process's switches."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.settings.technique_list import TechniqueList
-from accelmlf.techniques.base import glibc_mallopt
 from accelmlf.techniques.catalogue import TECHNIQUES
 from accelmlf.techniques.stack import Skipped, TechniqueStack, build_stack
 from tests.makers import make_config, train_losses
@@ -108,7 +105,7 @@ def test_no_technique_is_the_base_class_and_a_disabled_scaler() -> None:
         ("channels_last:3", "takes no option"),
         ("compile:fast", "Use one of default"),
         ("compile:reduce-overhead", "no such mode"),
-        ("allocator:jemalloc", "Use allocator:glibc"),
+        ("allocator:hoard", "Use one of allocator:glibc, allocator:jemalloc, allocator:tcmalloc"),
         ("workers:100000", "at most"),
         ("resident,workers:2", "resident replaces workers"),
         ("none,amp", "none stands alone"),
@@ -155,63 +152,6 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(DeviceError, match=r"no C\+\+ compiler"):
         stack_of("compile")
-
-
-@pytest.mark.parametrize(
-    ("preloaded", "libc", "says"),
-    [("", "musl", "it needs glibc"), ("/usr/lib/libjemalloc.so.2", "glibc", "LD_PRELOAD has put another allocator")],
-)
-def test_an_allocator_that_is_not_there_is_refused(
-    monkeypatch: pytest.MonkeyPatch, preloaded: str, libc: str, says: str
-) -> None:
-    monkeypatch.setenv("LD_PRELOAD", preloaded)
-    monkeypatch.setattr("platform.libc_ver", lambda: (libc, "1"))
-    with pytest.raises(DeviceError, match=says):
-        stack_of("allocator")
-
-
-STEPS_OF_A_NETWORK = """
-import sys
-import torch
-import torch.nn.functional as F
-from accelmlf.machine.presence import Counters
-from accelmlf.models.families import build_model
-from accelmlf.settings.technique_list import TechniqueList
-from accelmlf.techniques.stack import build_stack
-
-torch.set_num_threads(1)
-model = build_model("efficientnet_b0", "random", num_classes=10, image_size=32)
-pictures, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
-
-def faults(steps):
-    before = Counters.read()
-    for _ in range(steps):
-        model.zero_grad()
-        F.cross_entropy(model(pictures), labels).backward()
-    return Counters.read().since(before).minor_faults / steps
-
-techniques, _ = build_stack(TechniqueList.parse(sys.argv[1]), torch.device("cpu"))
-with techniques.process_context():
-    faults(5)  # until the heap has its size
-    within = faults(4)
-faults(1)
-print(within, faults(4))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(glibc_mallopt() is None, reason="no glibc")
-def test_an_allocator_that_keeps_memory_spares_a_training_its_page_faults_until_it_is_left() -> None:
-    def faults_per_step(techniques: str) -> tuple[float, float]:
-        command = [sys.executable, "-c", STEPS_OF_A_NETWORK, techniques]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        within, after = map(float, ended.stdout.split())
-        return within, after
-
-    without, _ = faults_per_step("none")
-    kept, after = faults_per_step("allocator")
-    assert kept < 0.2 * without
-    assert after > 0.3 * without  # the control: it was the switch
 
 
 def test_a_resident_set_cannot_be_streamed() -> None:
