@@ -20,7 +20,7 @@ from tests.makers import make_config
 PACKAGE = Path(accelmlf.__file__).parent
 PAGE = Path(tags.__file__)
 NAMES = {
-    "ablation", "ablation_arm", "arm", "block", "choice", "choice_reason", "code.", "code.commit",
+    "ablation", "ablation_arm", "arm", "block", "choice", "choice_reason", "choice_refused", "code.", "code.commit",
     "code.uncommitted_changes", "command", "config.", "continued_by", "data_digest", "device_key", "ended_at", "error",
     "hardware.", "kind", "outcome", "owner", "point", "resumed_in_epoch", "sampler", "skipped_techniques", "space.",
     "speed_key", "stopped_by", "study", "study_id", "techniques_chosen", "trial", "unfit", "verdict",
