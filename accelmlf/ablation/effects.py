@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from accelmlf.ablation.designs import Contrast
-from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, Interval, as_ratio
+from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, SAME_WITHIN, Interval, as_ratio
 from accelmlf.many_runs.pooled import Estimate, PooledTable, simultaneous
-from accelmlf.many_runs.verdicts import SAME_WITHIN, SPEED_VERDICTS, UNDECIDED, decided, supports_verdict
+from accelmlf.many_runs.verdicts import SPEED_VERDICTS, UNDECIDED, decided, supports_verdict
 from accelmlf.measure.cost import PHASES
 
 Measured = Mapping[str, Mapping[int, Mapping[str, float]]]

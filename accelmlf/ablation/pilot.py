@@ -16,9 +16,8 @@ from accelmlf.ablation.factors import factor_of
 from accelmlf.ablation.reasons import LOADING
 from accelmlf.ablation.rounds import Generation
 from accelmlf.ablation.stopping import MIN_GENERATIONS
-from accelmlf.many_runs.comparison import MIN_REPEATS, t_quantile
+from accelmlf.many_runs.comparison import MIN_REPEATS, SAME_WITHIN, t_quantile
 from accelmlf.many_runs.pooled import simultaneous
-from accelmlf.many_runs.verdicts import SAME_WITHIN
 from accelmlf.many_runs.warm_run import warm_run
 from accelmlf.run.ceilings import DATA_THERE, FORWARD_ONLY, HALF_BATCH, NO_AUGMENTATION, NO_OPTIMIZER, VARIANTS, WHOLE
 from accelmlf.settings.run import RunConfig

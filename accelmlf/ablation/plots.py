@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelmlf.ablation.effects import VERDICTS, Effect
 from accelmlf.ablation.result import Ablation
-from accelmlf.many_runs.comparison import as_ratio
-from accelmlf.many_runs.verdicts import SAME_WITHIN
+from accelmlf.many_runs.comparison import SAME_WITHIN, as_ratio
 from accelmlf.measure.cost import PHASE_COLOURS, PHASES
 
 if TYPE_CHECKING:

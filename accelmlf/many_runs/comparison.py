@@ -10,6 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 CONFIDENCE = 0.95
+SAME_WITHIN = 0.02
+"""Two speeds that differ by no more are the same to whoever has to choose."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ class Ratio:
 
     def __str__(self) -> str:
         limits = [limit for limit in (self.low, self.high) if limit is not None]
-        # A limit near 1 gets the digits that show on which side of 1 it is.
-        digits = next((d for d in (2, 3) if all(round(limit, d) != 1 for limit in limits)), 4 if limits else 2)
+        # A limit near 1 gets the digits that show on which side of it it is; so does one near the margin of "the same".
+        margin = 1 + SAME_WITHIN
+        is_narrow = all(abs(limit - 1) < 1.5 * SAME_WITHIN for limit in limits)
+        borders = (1.0, margin, 1 / margin) if is_narrow else (1.0,)
+        digits = next((d for d in (2, 3) if all(round(x, d) != round(b, d) for x in limits for b in borders)), 4)
         interval = f" [{limits[0]:.{digits}f}, {limits[1]:.{digits}f}]" if limits else ""
         return f"{self.value:.{digits}f}x{interval}"
 

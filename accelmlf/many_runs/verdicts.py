@@ -2,10 +2,8 @@
 
 import math
 
-from accelmlf.many_runs.comparison import MIN_REPEATS, Interval
+from accelmlf.many_runs.comparison import MIN_REPEATS, SAME_WITHIN, Interval
 
-SAME_WITHIN = 0.02
-"""Two speeds that differ by no more are the same to whoever has to choose."""
 FASTER, SLOWER, SAME, UNDECIDED = range(4)
 SPEED_VERDICTS = ("faster", "slower", f"the same within {100 * SAME_WITHIN:g} %", "not decided yet")
 """In the order of FASTER, SLOWER, SAME and UNDECIDED."""

@@ -27,9 +27,8 @@ from accelmlf.ablation.effects import (
 )
 from accelmlf.ablation.settings import BASELINE
 from accelmlf.ablation.stored import figures_of as stretch_figures_of
-from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, Interval, t_interval
+from accelmlf.many_runs.comparison import CONFIDENCE, MIN_REPEATS, SAME_WITHIN, Interval, t_interval
 from accelmlf.many_runs.pooled import simultaneous
-from accelmlf.many_runs.verdicts import SAME_WITHIN
 from accelmlf.measure.cost import PHASES, Cost
 from tests.ablation.makers import Table, figures_of, measured_from, seconds_of, study_of
 
@@ -643,10 +642,10 @@ BOTH = Contrast("a x b", ("a", "b"), {}, is_interaction=True)
         (WITH_AMP, Interval(0.0, -0.0513, 0.0488, 5), "not decided yet: 1.00x [0.95, 1.05]"),
         (WITH_AMP, Interval(0.04, -0.01, 0.09, 5), "not decided yet: 1.04x [0.99, 1.09]"),
         (WITH_AMP, Interval(0.0, -0.0101, 0.0099, 5), "the same within 2 %: 1.00x [0.99, 1.01]"),
-        (WITH_AMP, Interval(0.0099, 0.005, 0.0149, 5), "the same within 2 %: 1.01x [1.01, 1.02]"),
-        (WITH_AMP, Interval(0.0149, 0.01, 0.0201, 5), "faster: 1.02x [1.01, 1.02]"),
-        (WITH_AMP, Interval(0.001, -0.015, 0.0201, 5), "not decided yet: 1.00x [0.99, 1.02]"),
-        (WITH_AMP, Interval(-0.015, -0.02, -0.01, 5), "slower: 0.99x [0.98, 0.99]"),
+        (WITH_AMP, Interval(0.0099, 0.005, 0.0149, 5), "the same within 2 %: 1.010x [1.005, 1.015]"),
+        (WITH_AMP, Interval(0.0149, 0.01, 0.0201, 5), "faster: 1.0150x [1.0101, 1.0203]"),
+        (WITH_AMP, Interval(0.001, -0.015, 0.0201, 5), "not decided yet: 1.0010x [0.9851, 1.0203]"),
+        (WITH_AMP, Interval(-0.015, -0.02, -0.01, 5), "slower: 0.9851x [0.9802, 0.9900]"),
         (BOTH, Interval(0.1, 0.05, 0.15, 5), "worth more together: 1.11x [1.05, 1.16]"),
         (BOTH, Interval(-0.1, -0.15, -0.05, 5), "worth less together: 0.90x [0.86, 0.95]"),
         (BOTH, Interval(0.04, -0.01, 0.09, 5), "not decided yet: 1.04x [0.99, 1.09]"),

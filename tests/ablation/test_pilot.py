@@ -22,8 +22,7 @@ from accelmlf.ablation.pilot import (
 from accelmlf.ablation.reasons import LOADING
 from accelmlf.ablation.settings import TUNED
 from accelmlf.ablation.stopping import MIN_GENERATIONS
-from accelmlf.many_runs.comparison import CONFIDENCE
-from accelmlf.many_runs.verdicts import SAME_WITHIN
+from accelmlf.many_runs.comparison import CONFIDENCE, SAME_WITHIN
 from accelmlf.run.ceilings import DATA_THERE, FORWARD_ONLY, HALF_BATCH, NO_AUGMENTATION, NO_OPTIMIZER, VARIANTS, WHOLE
 from accelmlf.settings.recipes import resolve
 from accelmlf.techniques.catalogue import TECHNIQUES

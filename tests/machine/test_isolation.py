@@ -1,10 +1,12 @@
 """Processes of their own: what they bring back, how they end, and that nothing of them is left."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import psutil
 import pytest
 
 from accelmlf.errors import AccelmlfError, ConfigError, ProcessKilledError
-from accelmlf.machine.isolation import call, start_server
+from accelmlf.machine.isolation import CONTEXT, call, start_server
 from accelmlf.machine.signals import ENDING
 from accelmlf.settings.fields import parse_setting
 from accelmlf.settings.run import RunConfig
@@ -53,6 +55,26 @@ def test_a_call_brings_its_result_back_from_another_process() -> None:
     processes = {call(os.getpid) for _ in range(2)}
     assert len(processes | {os.getpid()}) == 3
     assert not any(psutil.pid_exists(pid) for pid in processes - {os.getpid()})
+
+
+def where_memory_lies() -> int:
+    return ctypes.addressof(ctypes.create_string_buffer(100_000))
+
+
+def answer_where(connection: Connection) -> None:
+    connection.send(where_memory_lies())
+
+
+def test_memory_lies_elsewhere_in_each_process_though_all_are_forked_from_one_server() -> None:
+    assert len({call(where_memory_lies) for _ in range(5)}) > 2
+    plain = set()  # the control: forked as they are
+    for _ in range(5):
+        near, far = CONTEXT.Pipe()
+        worker = CONTEXT.Process(target=answer_where, args=(far,))
+        worker.start()
+        plain.add(near.recv())
+        worker.join()
+    assert len(plain) <= 2
 
 
 def test_a_signal_to_the_whole_group_does_not_take_the_server_away() -> None:
