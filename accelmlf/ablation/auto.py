@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accelmlf.ablation import tables
 from accelmlf.ablation.ablate import run_ablate
 from accelmlf.ablation.break_even import break_even
 from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.factors import look_at_factors
+from accelmlf.ablation.marks import unfit
 from accelmlf.ablation.plan import speed_key
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import ALL, TUNED, AblateConfig
@@ -82,7 +82,11 @@ def measured_before(key: str, tag: str) -> list[StoredRun]:
 
 def measured_choice(base: Mapping[str, Any], seen: Preflight) -> Choice:
     """Measured now, in one or two looks."""
-    say("techniques=auto: each technique is measured once for this model, data and machine; later runs begin at once")
+    say(
+        "techniques=auto: for this model, data and machine each technique is measured once, alone and then what is "
+        f"faster together, for at most {FIRST_LOOK['budget']:g} and {SECOND_LOOK['budget']:g} min; later runs begin at "
+        "once"
+    )
     factors = isolation.call(look_at_factors, (ALL,), seen.config).labels
     if not factors:
         return Choice(TechniqueList(), "there is no technique that this device can run")
@@ -91,7 +95,7 @@ def measured_choice(base: Mapping[str, Any], seen: Preflight) -> Choice:
     base = {**base, "seed": (seen.config.seed + refused) % 2**32}
     first = measured(AblateConfig(factors=",".join(factors), **FIRST_LOOK), base)
     faster = [contrast.name for contrast in first.design.contrasts if first.is_faster(contrast)]
-    if not faster:
+    if not faster or speaks_against(first):
         return recorded(first, None)
     second = second_look(faster, base)
     return recorded(second, fastest(second))
@@ -132,15 +136,18 @@ def fastest(ablation: Ablation) -> Contrast | None:
 def recorded(ablation: Ablation, best: Contrast | None) -> Choice:
     """The choice, kept with the measurement that it stands on; none by a measurement that supports no claim."""
     run_id, place = ablation.parent.run_id, f"measured now (run {ablation.parent.run_id})"
-    # What the preset had to leave out says nothing against the others.
-    against = [mark for mark in tables.unfit(ablation, but=[TUNED]) if not mark.startswith(OF_CODE)]
-    if against:
+    if against := speaks_against(ablation):
         open_store().set_tags(run_id, {CHOICE_REFUSED: "; ".join(against)})
         text = f"the measurement supports no claim ({'; '.join(against)}), {place}; the next start measures afresh"
         return Choice(TechniqueList(), text)
     techniques, reason = TechniqueList(best.factors if best else ()), in_words(ablation, best)
     open_store().set_tags(run_id, {CHOICE: str(techniques), CHOICE_REASON: reason})
     return Choice(techniques, f"{reason}, {place}")
+
+
+def speaks_against(ablation: Ablation) -> list[str]:
+    """Why it supports no claim about the speed of a technique."""
+    return [mark for mark in unfit(ablation) if not mark.startswith(OF_CODE)]
 
 
 def in_words(ablation: Ablation, best: Contrast | None) -> str:

@@ -171,12 +171,14 @@ def every_technique(config: RunConfig, device: torch.device) -> tuple[list[str],
     """Those that this device and pipeline can run beside what is on already; and such as another one replaces, why."""
     on = config.techniques.words
     known = [kind(word, None, device) for word, kind in TECHNIQUES.items() if word not in on]
-    able = [t for t in known if config.pipeline in t.pipelines and t.missing() is None]
+    known = [t for t in known if config.pipeline in t.pipelines]
+    able = [t for t in known if t.missing() is None]
     able = [t for t in able if _clash([t.label], config, device) is None]
     slow = [t for t in able if t.word == "compile" and device.type == "cpu"]
     able = [t for t in able if t not in slow]
     replaced = {word: t.word for t in able for word in t.replaces}
     left_out = [f"{t.label} ({replaced[t.word]} replaces it)" for t in able if t.word in replaced]
+    left_out += [f"{t.label} ({reason})" for t in known if (reason := t.missing()) is not None]
     left_out += [f"{t.label} (on a CPU its processes take minutes to start: name it to have it measured)" for t in slow]
     return [t.word for t in able if t.word not in replaced], left_out
 

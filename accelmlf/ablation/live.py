@@ -52,10 +52,10 @@ class LiveView:
                 if all(arm in turn for arm in contrast.weights)
             ]
             limits = anytime_interval(values, len(self.design.contrasts))
-            if not values or limits is None:
-                found.append((contrast, "..."))
-                continue
-            found.append((contrast, f"{as_ratio(Interval(statistics.median(values), *limits, len(values)))}"))
+            if values:
+                low, high = limits or (None, None)
+                known = Interval(statistics.median(values), low, high, len(values))
+                found.append((contrast, f"{'' if limits else 'about '}{as_ratio(known)}"))
         return found
 
     def draw(self, lines: list[str]) -> None:

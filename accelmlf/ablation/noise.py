@@ -31,14 +31,14 @@ def how_measured(ablation: Ablation) -> list[str]:
     if variance is not None:
         of_process = max(process_variance(variance, of_stretch, rounds), 0.0)
         between = (
-            f", the speed of an arm from generation to generation by {variance**0.5:.1%}, of which its process is "
+            f", an arm from generation to generation by {variance**0.5:.1%}, to which its process contributes "
             f"{of_process**0.5:.1%}"
         )
     return [
         f"{counted(len(rounds), 'generation')} of {len(steps)} fresh processes, {_span(rounds)} rounds each, stretches "
         f"of {_span(counts)} steps{ended}",
-        f"noise floor: {first} against itself is {null.figure}; the speed of a stretch varies by "
-        f"{of_stretch**0.5:.1%}{between}; {clipped:.0%} of the stretches were so far off that they count as nearer",
+        f"noise floor: {first} against itself is {null.figure}; a stretch varies by "
+        f"{of_stretch**0.5:.1%}{between}; {clipped:.0%} of the stretches were outliers and count in part",
         *carried_over(ablation),
         *stalls(ablation),
         *long_blocks(ablation),

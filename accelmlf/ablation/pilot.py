@@ -16,6 +16,7 @@ from accelmlf.ablation.factors import factor_of
 from accelmlf.ablation.reasons import LOADING
 from accelmlf.ablation.rounds import Generation
 from accelmlf.ablation.stopping import MIN_GENERATIONS
+from accelmlf.machine.presence import Presence, total_presence
 from accelmlf.many_runs.comparison import MIN_REPEATS, SAME_WITHIN, t_quantile
 from accelmlf.many_runs.pooled import simultaneous
 from accelmlf.many_runs.warm_run import warm_run
@@ -39,6 +40,8 @@ class Pilot:
     """Of log seconds of a stretch."""
     ceilings: Mapping[str, float]
     """Part of the work -> times as fast without it."""
+    presence: Presence | None = None
+    """What it got of the machine."""
 
     def ceiling_of(self, label: str, steps: int) -> float | None:
         """Times as fast that a factor could make it at most; None where nothing bounds it."""
@@ -70,7 +73,8 @@ def look_ahead(config: RunConfig, weights: str) -> Pilot:
     ceilings = {variant: math.exp(at[base[variant]] - at[variant]) for variant in VARIANTS if variant != WHOLE}
     whole_s = statistics.median(turn[WHOLE].train_s for turn in rounds)
     stretch_s = whole_s * (1 + ready.lead_in / ready.steps)
-    return Pilot(ready.setup_s + ready.warmup_s + stretch_s, stretch_s, found.round_variance, ceilings)
+    presence = total_presence([cost.presence for turn in rounds for cost in turn.values()])
+    return Pilot(ready.setup_s + ready.warmup_s + stretch_s, stretch_s, found.round_variance, ceilings, presence)
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,16 @@ def hopeless_in_words(hopeless: Mapping[str, float]) -> list[str]:
     return [f"{label} has next to nothing to win: at most {most:.2f}x" for label, most in hopeless.items()]
 
 
+WITHOUT = {
+    DATA_THERE: "if its data were there already",
+    NO_AUGMENTATION: "without augmentation",
+    NO_OPTIMIZER: "without the optimizer step",
+    FORWARD_ONLY: "by the forward pass alone",
+}
+
+
 def ceilings_in_words(pilot: Pilot) -> str:
-    """How much faster an epoch would be without a part of its work."""
-    names = (DATA_THERE, NO_AUGMENTATION, NO_OPTIMIZER, FORWARD_ONLY)
-    parts = [f"{max(pilot.ceilings[name], 1.0):.2f}x with {name}" for name in names]
+    """How fast an epoch would be without a part of its work."""
+    parts = [f"{max(pilot.ceilings[name], 1.0):.2f}x {text}" for name, text in WITHOUT.items()]
     half = pilot.ceilings[HALF_BATCH]
-    return f"at most {', '.join(parts)}; a picture in {HALF_BATCH} is {half:.2f}x as fast"
+    return f"times as fast: {', '.join(parts)}; {half:.2f}x in batches half as large"

@@ -206,5 +206,5 @@ def _named(phases: Sequence[str]) -> str:
 def _unclear(found: Evidence) -> str:
     count = found.change.count
     if count < MIN_REPEATS:
-        return f", which {count} block{'s are' if count > 1 else ' is'} too few to judge"
-    return f", which {count} blocks do not tell from no change"
+        return f", which {count} repeat{'s are' if count > 1 else ' is'} too few to judge"
+    return f", which {count} repeats do not tell from no change"

@@ -39,9 +39,10 @@ class Generation:
             return cls(np.empty(0), 0.0, 0.0, seconds)
         logs = np.log(seconds)
         # Against the round's mean: against its median, arms that differ would be biased by spikes, which go one way.
-        relative = logs - (logs.mean(1, keepdims=True) if logs.shape[1] > 1 else np.median(logs))
+        of_rounds = logs.mean(1, keepdims=True)
+        level = float(np.median(of_rounds))
+        relative = logs - (of_rounds if logs.shape[1] > 1 else level)
         found, clipped, variances = zip(*(_huber(column) for column in relative.T), strict=True)
-        level = float(np.median(logs))
         locations = np.array(found) + level
         arms = logs.shape[1]
         left = (arms - 1) / arms if arms > 1 else 1.0  # the round's mean has taken its part of each

@@ -31,6 +31,7 @@ from accelmlf.ablation.rounds import process_variance
 from accelmlf.ablation.stopping import FAILURES, Spent, rounds_of_next, stop_reason, time_left_s
 from accelmlf.ablation.stored import Kept, kept_generations, record_generation
 from accelmlf.errors import AccelmlfError
+from accelmlf.machine.presence import MissingCores
 from accelmlf.machine.processes import TIMED_RUN, sole_use
 from accelmlf.many_runs.child_run import WAIT_FOR_DEVICE_S
 from accelmlf.many_runs.comparison import MIN_REPEATS, as_ratio
@@ -196,6 +197,8 @@ def announce_cost(measurement: Measurement, weights: str) -> None:
     plan, design = measurement.plan, measurement.design
     first, arms = plan.configs[design.arms[0].name], len(design.arms)
     pilot = look_ahead(first, weights)
+    if note := MissingCores().note("the pilot", pilot.presence):
+        say(f"{note}; what the pilot says is rough")
     start_s, round_s = arms * pilot.start_s, arms * pilot.stretch_s
     num_rounds = measurement.num_rounds(start_s, round_s)
     variances = pilot.variance, TYPICAL_PROCESS_SD**2

@@ -2,18 +2,16 @@
 
 import re
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from accelmlf.ablation.break_even import break_even
 from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.effects import SECONDS_PER_EPOCH, SECONDS_PER_PICTURE, TIME_TO_ACCURACY
+from accelmlf.ablation.marks import unfit_in_words
 from accelmlf.ablation.noise import how_measured
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import RUNS, STEPS, AblateConfig
-from accelmlf.many_runs.claims import TOLERATED, marks_of_group
 from accelmlf.many_runs.comparison import as_ratio
-from accelmlf.many_runs.pooled import simultaneous
-from accelmlf.many_runs.verdicts import FASTER, SLOWER
 from accelmlf.settings.comparable import departures
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import batch_in_words
@@ -67,34 +65,6 @@ def paid_once(ablation: Ablation) -> list[str]:
     faster = [c for c in contrasts if ablation.is_faster(c)]
     found = {c.name: break_even(c, ablation.measured, int(epochs)) for c in faster}
     return [f"{name} {paid}." for name, paid in found.items() if paid is not None]
-
-
-def unfit(ablation: Ablation, *, but: Collection[str] = ()) -> list[str]:
-    """Why the ablation supports no claim, of other arms than those; empty where nothing says so."""
-    runs = [run for block in ablation.runs.values() for arm, run in block.items() if arm not in but]
-    if ablation.asked.measure == STEPS:
-        against = marks_of_group(runs, ablation.num_complete, of="generation", tolerated=TOLERATED)
-    else:
-        against = marks_of_group(runs, ablation.num_complete)
-    if (null := ablation.null_effect) is not None and null.decision in (FASTER, SLOWER):
-        by_chance = 100 * (1 - simultaneous(len(ablation.design.contrasts)))
-        against.append(
-            f"{ablation.design.arms[0].name} against itself is {null.in_words}: the machine was not steady, or this is "
-            f"chance, as in {by_chance:.2g} of 100 measurements"
-        )
-    if failures := ablation.failures:
-        kinds = ", ".join(sorted({str(run.outcome).replace("_", " ") for run in failures}))
-        against.append(f"{len(failures)} of {ablation.num_planned} runs failed ({kinds})")
-    if missing := ablation.num_planned - ablation.num_runs - len(failures):
-        against.append(f"{missing} of {ablation.num_planned} runs are missing")
-    if ablation.repeated:
-        against.append(f"{ablation.repeated} runs failed and were repeated")
-    if continued := ablation.blocks_continued:
-        against.append(f"cut short and continued later: block {', '.join(map(str, continued))}")
-    if len(ablation.looks) > 1:
-        looks = ", ".join(ablation.looks) + (" repeats" if ablation.asked.measure == RUNS else "")
-        against.append(f"judged more than once, with {looks}, which the verdicts do not allow for")
-    return against
 
 
 ARM_HEAD = {
@@ -153,8 +123,8 @@ def as_lines(ablation: Ablation) -> list[str]:
         lines += ["", "why:", *(f"  {reason}" for reason in why)]
     if pays := paid_once(ablation):
         lines += ["", "paid once:", *(f"  {text}" for text in pays)]
-    if against := unfit(ablation):
-        lines += ["", f"unfit for a claim: {'; '.join(against)}"]
+    if against := unfit_in_words(ablation):
+        lines += ["", *against]
     return lines
 
 
@@ -173,8 +143,7 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     common = [name for name in (*departures(of_runs), "techniques") if settings.get(name, "none") != "none"]
     if common:
         facts.insert(1, f"in every arm: {', '.join(f'{name}={settings[name]}' for name in common)}")
-    if against := unfit(ablation):
-        facts.append(f"unfit for a claim: {'; '.join(against)}")
+    facts += unfit_in_words(ablation)
     parts = [
         heading(ablation.question, level),
         listed(facts),
@@ -240,6 +209,4 @@ def verdict(ablation: Ablation) -> str:
         f"{name}: {on_speed} ({SPEED[ablation.asked.measure]}), {on_target} (time to accuracy)"
         for name, on_speed, on_target in rows
     ]
-    against = unfit(ablation)
-    marks = f"; unfit for a claim: {'; '.join(against)}" if against else ""
-    return f"with pipeline={ablation.settings['pipeline']}: " + "; ".join(said) + marks
+    return f"with pipeline={ablation.settings['pipeline']}: " + "; ".join([*said, *unfit_in_words(ablation)])

@@ -3,11 +3,13 @@
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 
+from accelmlf.errors import Interrupted
 from accelmlf.machine.facts import as_tags
 from accelmlf.machine.processes import MANY_RUNS, sole_use
 from accelmlf.many_runs.preflight import Preflight
 from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.run import RunConfig
+from accelmlf.text import say
 from accelmlf.tracking.parent_run import ParentRun
 from accelmlf.tracking.store import open_store
 from accelmlf.tracking.tags import DATA_DIGEST, PREFIX, SETTING, under
@@ -38,7 +40,11 @@ def opened(kind: str, device_key: str) -> Iterator[ParentRun]:
         TrackingError: the store does not answer.
     """
     with sole_use(device_key, MANY_RUNS), recorded(kind) as parent:
-        yield parent
+        try:
+            yield parent
+        except Interrupted:
+            say("what is complete is kept: the same command goes on from there")
+            raise
 
 
 def labels_of_parent(

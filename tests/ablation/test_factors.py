@@ -209,8 +209,9 @@ def test_all_factors_are_every_technique_that_the_device_and_the_pipeline_can_ru
 def test_what_is_left_out_of_all_was_not_asked_for_and_each_can_be_named() -> None:
     config = base_of(("resnet50", "digits", "random"), device="cpu")
     everything = look_at_factors((ALL,), config)
-    replaced, slow = everything.left_out
+    replaced, *lacking, slow = everything.left_out
     assert replaced == "workers:2 (resident replaces it)"
+    assert {text.split()[0] for text in lacking} == {"tf32", "cudnn_benchmark", "pin_memory", "prefetch"}
     assert slow.startswith("compile:default (on a CPU its processes take minutes to start")
     assert look_at_factors(("compile",), config).labels == ("compile:default",)
     assert everything == dataclasses.replace(look_at_factors(everything.labels, config), left_out=everything.left_out)

@@ -265,14 +265,14 @@ def test_a_change_within_noise_is_said_to_be_none(repeats: int) -> None:
         table[AMP][block]["mean_forward_s"] *= 1 + 0.2 * (-1) ** block
     found = what_it_did(Case(contrast_of(AMP), table, 2, "stream"))
     told = "are too few to judge" if repeats < MIN_REPEATS else "do not tell from no change"
-    assert found is not None and found.endswith(f", which {repeats} blocks {told}")
+    assert found is not None and found.endswith(f", which {repeats} repeats {told}")
 
 
 def test_one_repeat_is_too_few_to_judge() -> None:
     case = case_of(AMP, EPOCH, changed(forward=1.5, backward=2.0), repeats=1)
     assert what_it_did(case) == (
         "it acts on forward and backward, together 70% of an epoch without it: "
-        "7.00 s became 3.50 s (-3.50 s), which 1 block is too few to judge"
+        "7.00 s became 3.50 s (-3.50 s), which 1 repeat is too few to judge"
     )
 
 
@@ -429,9 +429,17 @@ def test_of_several_factors_together_every_phase_that_changed_is_told() -> None:
         ([5, 5, 5, 5, 5], [8, 8, 9, 8, 9], "the target took 8.4 epochs instead of 5.0"),
         ([6, 7, 6, 7, 6], [4, 5, 3, 4, 3], "the target took 3.8 epochs instead of 6.4"),
         # Whole numbers that tie do not say how far the next one would be off.
-        ([5, 5, 5], [6, 6, 6], "the target took 6.0 epochs instead of 5.0, which 3 blocks do not tell from no change"),
-        ([5, 6, 5], [5, 9, 4], "the target took 6.0 epochs instead of 5.3, which 3 blocks do not tell from no change"),
-        ([5], [6], "the target took 6.0 epochs instead of 5.0, which 1 block is too few to judge"),
+        (
+            [5, 5, 5],
+            [6, 6, 6],
+            "the target took 6.0 epochs instead of 5.0, which 3 repeats do not tell from no change",
+        ),
+        (
+            [5, 6, 5],
+            [5, 9, 4],
+            "the target took 6.0 epochs instead of 5.3, which 3 repeats do not tell from no change",
+        ),
+        ([5], [6], "the target took 6.0 epochs instead of 5.0, which 1 repeat is too few to judge"),
         ([5, 6, 5], [5, 6, 5], None),
         ([5, 6, 5], [6, 5, 5], None),
         ([5, 5, 5], [6, None, 6], None),

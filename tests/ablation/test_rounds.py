@@ -173,3 +173,9 @@ def test_no_other_number_of_rounds_makes_the_interval_narrower_in_the_same_time(
 
     best = rounds_for(start_s, round_s, of_round, of_process)
     assert best == min(range(MIN_ROUNDS, MAX_ROUNDS + 1), key=variance_in_a_day)
+
+
+def test_locations_are_the_speeds_of_the_arms_however_many_are_alike() -> None:
+    seconds = np.tile([1.2, 1.2, 1.2, 1.0, 1.0], (6, 1)) * np.exp(np.random.default_rng(1).normal(0, 1e-3, (6, 5)))
+    assert np.exp(Generation.of(seconds).locations) == pytest.approx([1.2, 1.2, 1.2, 1.0, 1.0], rel=2e-3)
+    assert np.exp(Generation.of(seconds[:, :1]).locations) == pytest.approx([1.2], rel=2e-3)

@@ -11,13 +11,14 @@ import pytest
 
 from accelmlf.ablation.ablate import labels
 from accelmlf.ablation.files import write_tables
+from accelmlf.ablation.marks import unfit
 from accelmlf.ablation.noise import how_measured
 from accelmlf.ablation.plan import AblationPlan
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.stopping import Spent
 from accelmlf.ablation.stored import FAILED_FOR_GOOD, Kept, kept_generations, kept_of
 from accelmlf.ablation.stretches import LONG_BLOCK_S, Measurement
-from accelmlf.ablation.tables import as_lines, as_markdown, unfit
+from accelmlf.ablation.tables import as_lines, as_markdown
 from accelmlf.errors import AccelmlfError, DivergedError, MemoryExhaustedError
 from accelmlf.many_runs.preflight import Preflight
 from accelmlf.measure.cost import Cost
@@ -221,7 +222,7 @@ def test_verdicts_are_read_off_the_generations(store: mlflow.MlflowClient, plan:
     assert ablation.generation_variance is not None and 0.001 < ablation.generation_variance**0.5 < 0.02
     first, noise = how_measured(ablation)[:2]
     assert first.startswith("5 generations of 4 fresh processes, 10 rounds each, stretches of 2 steps")
-    assert "baseline against itself is " in noise and "of which its process is " in noise
+    assert "baseline against itself is " in noise and "to which its process contributes " in noise
     text = "\n".join(as_lines(ablation))
     assert "channels_last\n    speed" in text and "no verdict" not in text
 

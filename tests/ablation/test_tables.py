@@ -14,6 +14,7 @@ from mlflow.entities import Metric
 from accelmlf.ablation.effects import MEASURES
 from accelmlf.ablation.factors import ACCUMULATION, SAME_EFFECTIVE_BATCH
 from accelmlf.ablation.files import PICTURES, curves_of, draw, write_tables
+from accelmlf.ablation.marks import unfit
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import RUNS
 from accelmlf.ablation.tables import (
@@ -27,7 +28,6 @@ from accelmlf.ablation.tables import (
     metrics,
     other_rows,
     reasons,
-    unfit,
     verdict,
     verdict_rows,
 )
@@ -35,9 +35,8 @@ from accelmlf.many_runs.comparison import Ratio, as_ratio
 from accelmlf.many_runs.pooled import PooledTable, simultaneous
 from accelmlf.text import as_html
 from accelmlf.tracking.store import Store
-from accelmlf.tracking.tags import ARM, BLOCK, OWNER
 from tests.ablation.makers import Table, figures_of, measured_from
-from tests.ablation.test_result import ARMS, ablation_of, asked, parent_of, stored, whole
+from tests.ablation.test_result import ARMS, ablation_of, asked, parent_of, stored
 
 CLEAR = {"baseline": 1.0, "amp:bf16": 0.5, "channels_last": 1.01, "all": 0.55}
 """Logarithms of the seconds of an epoch: one factor that helps, and one that does nothing."""
@@ -189,66 +188,6 @@ def test_a_reason_stands_beside_the_factor_that_it_is_about(ablation: Ablation) 
     ]
     on_amp = next(text for text in found if text.startswith("amp:bf16: "))
     assert "forward and backward" in on_amp and on_amp.endswith(".")
-
-
-# --- fit for a claim ---
-
-
-def test_an_ablation_with_nothing_against_it_is_fit(ablation: Ablation) -> None:
-    assert unfit(ablation) == []
-    assert "unfit" not in as_markdown(ablation)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        ({"accelmlf.skipped_techniques": "pin_memory"}, "technique skipped: pin_memory (1 of 12 runs)"),
-        ({"accelmlf.unfit": "phases leave 9.0% of the epochs unexplained"}, "unexplained (1 of 12 runs)"),
-        ({"accelmlf.code.uncommitted_changes": "true"}, "code not committed (1 of 12 runs)"),
-        ({"accelmlf.config.validation": "test"}, "validation on the test set (1 of 12 runs)"),
-        ({"accelmlf.resumed_in_epoch": "3"}, "resumed in the middle of epoch 3, which is timed (1 of 12 runs)"),
-        ({"accelmlf.code.commit": "decaf"}, "code of 2 commits"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_what_one_of_its_runs_says_against_itself_is_said_of_the_whole(spoil: dict[str, str], says: str) -> None:
-    runs = whole(asked())
-    spoilt = [*runs[:-1], stored("all", 2, tags=spoil)]
-    against = unfit(Ablation.of(parent_of(asked()), spoilt))
-    assert len(against) == 1 and says in against[0]
-    assert f"unfit for a claim: {against[0]}" in "\n".join(as_lines(Ablation.of(parent_of(asked()), spoilt)))
-    assert unfit(Ablation.of(parent_of(asked()), runs)) == []  # the control
-
-
-def test_failures_and_what_is_missing_are_counted_apart() -> None:
-    runs = whole(asked(repeats=4))
-    failed = [stored("all", 3, outcome="out_of_memory"), stored("baseline", 3, outcome="diverged")]
-    rest = [run for run in runs if run.tags[BLOCK] != "3"]
-    against = unfit(Ablation.of(parent_of(asked(repeats=4)), [*rest, *failed, runs[-2]]))
-    assert against == ["2 of 16 runs failed (diverged, out of memory)", "1 of 16 runs are missing"]
-    assert unfit(Ablation.of(parent_of(asked(repeats=4)), [*rest, *runs])) == []  # the control
-
-
-def test_failures_that_another_run_has_taken_the_place_of_are_told_all_the_same() -> None:
-    runs = whole(asked(repeats=4))
-    broken = [stored("all", 3, outcome="failed"), stored("baseline", 3, outcome="failed")]
-    against = unfit(Ablation.of(parent_of(asked(repeats=4)), [*broken, *runs]))
-    assert against == ["2 runs failed and were repeated"]
-
-
-def test_a_block_that_was_cut_short_and_continued_later_is_named() -> None:
-    runs = whole(asked(repeats=4))
-    later = stored("all", 3, tags={OWNER: "here/start/all/2/2"})
-    rest = [run for run in runs if (run.tags[BLOCK], run.tags[ARM]) != ("3", "all")]
-    against = unfit(Ablation.of(parent_of(asked(repeats=4)), [*rest, later]))
-    assert against == ["cut short and continued later: block 4"]
-
-
-def test_an_ablation_that_was_judged_more_than_once_says_so() -> None:
-    runs, last = whole(asked(repeats=5)), parent_of(asked(repeats=5))
-    against = unfit(Ablation.of(last, [parent_of(asked(repeats=3)), *runs, last]))
-    assert against == ["judged more than once, with 3, 5 repeats, which the verdicts do not allow for"]
-    assert unfit(Ablation.of(last, [parent_of(asked(repeats=5)), *runs, last])) == []
 
 
 # --- metrics ---
