@@ -129,7 +129,7 @@ def hopeless_in_words(hopeless: Mapping[str, float]) -> list[str]:
 
 
 WITHOUT = {
-    DATA_THERE: "if its data were there already",
+    DATA_THERE: "with its data at hand",
     NO_AUGMENTATION: "without augmentation",
     NO_OPTIMIZER: "without the optimizer step",
     FORWARD_ONLY: "by the forward pass alone",

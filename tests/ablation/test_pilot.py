@@ -95,7 +95,7 @@ def test_hopeless_is_what_could_not_win_more_than_two_speeds_may_differ_that_are
 def test_what_is_hopeless_and_what_is_not_is_said_with_its_number() -> None:
     assert hopeless_in_words({"workers:2": 1.004}) == ["workers:2 has next to nothing to win: at most 1.00x"]
     assert ceilings_in_words(Pilot(10.0, 0.6, 1e-4, CEILINGS | {NO_AUGMENTATION: 0.98})) == (
-        "times as fast: 1.30x if its data were there already, 1.00x without augmentation, 1.25x "
+        "times as fast: 1.30x with its data at hand, 1.00x without augmentation, 1.25x "
         "without the optimizer step, 3.00x by the forward pass alone; 0.80x in batches half as large"
     )
 
