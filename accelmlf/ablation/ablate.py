@@ -153,7 +153,8 @@ def labels(plan: AblationPlan) -> tuple[dict[str, str], dict[str, str]]:
 
 
 AFRESH = {
-    STEPS: "another seed (-P seed=1000, say) measures afresh; a smaller precision or a larger budget goes on with this",
+    STEPS: "another seed (-P seed=1000, say) measures afresh; a smaller precision or a larger budget goes on with this "
+    "and is marked as judged twice",
     RUNS: "another seed (-P seed=1000, say) measures afresh; decide on the number of repeats before you look",
 }
 """How one goes on from a result."""

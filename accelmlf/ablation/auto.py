@@ -9,28 +9,27 @@ from accelmlf.ablation.ablate import run_ablate
 from accelmlf.ablation.break_even import break_even
 from accelmlf.ablation.designs import Contrast
 from accelmlf.ablation.factors import look_at_factors
-from accelmlf.ablation.marks import unfit
+from accelmlf.ablation.marks import unfit_for_speeds
 from accelmlf.ablation.plan import speed_key
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.settings import ALL, TUNED, AblateConfig
 from accelmlf.errors import ConfigError
 from accelmlf.machine import isolation
+from accelmlf.many_runs.comparison import MIN_REPEATS
 from accelmlf.many_runs.preflight import Preflight, look_in_own_process
 from accelmlf.many_runs.verdicts import FASTER, UNDECIDED
 from accelmlf.settings.recipes import resolve
-from accelmlf.settings.technique_list import TechniqueList
+from accelmlf.settings.technique_list import NONE, TechniqueList
 from accelmlf.text import say
 from accelmlf.tracking.store import open_store
 from accelmlf.tracking.stored_runs import StoredRun
-from accelmlf.tracking.tags import CHOICE, CHOICE_REASON, CHOICE_REFUSED, SPEED_KEY
+from accelmlf.tracking.tags import CHOICE, CHOICE_REASON, CHOICE_REFUSED, SKIPPED, SPEED_KEY, STUDY_ID
 from accelmlf.tracking.tracker import RUN_ID
 
-FIRST_LOOK: dict[str, Any] = {"design": "alone", "precision": 0.05, "budget": 8.0}
+FIRST_LOOK: dict[str, Any] = {"design": "alone", "precision": 0.05, "budget": 8.0, "least_generations": MIN_REPEATS}
 """Each technique alone: precise enough to see what is worth having."""
-SECOND_LOOK: dict[str, Any] = {"design": "with_preset", "precision": 0.02, "budget": 8.0}
+SECOND_LOOK: dict[str, Any] = {**FIRST_LOOK, "design": "with_preset", "precision": 0.02}
 """Those that are shown faster, alone and together, beside the recipe's preset."""
-OF_CODE = "code "
-"""How marks begin that say nothing against the speed of a technique."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def choose(given: Mapping[str, Any]) -> Choice:
     if wanted.tuned:  # the batch of the preset, with other techniques
         base |= {"batch_size": wanted.batch_size, "accumulation_steps": wanted.accumulation_steps}
     seen = look_in_own_process(resolve(base), False)
-    if (former := former_choice(speed_key(seen))) is not None:
+    if (former := former_choice(seen)) is not None:
         return former
     # The run that MLflow has opened is for the training that follows.
     own_run = os.environ.pop(RUN_ID, None)
@@ -64,13 +63,15 @@ def choose(given: Mapping[str, Any]) -> Choice:
             os.environ[RUN_ID] = own_run
 
 
-def former_choice(key: str) -> Choice | None:
-    """The latest of the same key in this experiment; None where there is none."""
-    found = measured_before(key, CHOICE)
+def former_choice(seen: Preflight) -> Choice | None:
+    """By the latest measurement of the same in this experiment, for as many epochs as now; None where there is none."""
+    found = measured_before(speed_key(seen), CHOICE)
     if not found:
         return None
-    tags, run_id = found[-1].tags, found[-1].run_id
-    return Choice(TechniqueList.parse(tags[CHOICE]), f"{tags[CHOICE_REASON]}, measured before (run {run_id})")
+    store, last = open_store(), found[-1]
+    ablation = Ablation.of(last, store.runs_of_study(store.own_experiment(), last.tags[STUDY_ID]))
+    best = fastest(ablation, seen.config.epochs)
+    return Choice(techniques_of(best), f"{in_words(ablation, best)}, measured before (run {last.run_id})")
 
 
 def measured_before(key: str, tag: str) -> list[StoredRun]:
@@ -84,8 +85,8 @@ def measured_choice(base: Mapping[str, Any], seen: Preflight) -> Choice:
     """Measured now, in one or two looks."""
     say(
         "techniques=auto: for this model, data and machine each technique is measured once, alone and then what is "
-        f"faster together, for at most {FIRST_LOOK['budget']:g} and {SECOND_LOOK['budget']:g} min; later runs begin at "
-        "once"
+        f"faster together, for {FIRST_LOOK['budget']:g} and {SECOND_LOOK['budget']:g} min at most, or as long as "
+        f"{MIN_REPEATS} generations take; later runs begin at once"
     )
     factors = isolation.call(look_at_factors, (ALL,), seen.config).labels
     if not factors:
@@ -95,10 +96,10 @@ def measured_choice(base: Mapping[str, Any], seen: Preflight) -> Choice:
     base = {**base, "seed": (seen.config.seed + refused) % 2**32}
     first = measured(AblateConfig(factors=",".join(factors), **FIRST_LOOK), base)
     faster = [contrast.name for contrast in first.design.contrasts if first.is_faster(contrast)]
-    if not faster or speaks_against(first):
+    if not faster or unfit_for_speeds(first):
         return recorded(first, None)
     second = second_look(faster, base)
-    return recorded(second, fastest(second))
+    return recorded(second, fastest(second, seen.config.epochs))
 
 
 def measured(ablate: AblateConfig, base: Mapping[str, Any]) -> Ablation:
@@ -117,9 +118,8 @@ def second_look(factors: Sequence[str], base: Mapping[str, Any]) -> Ablation:
         return measured(replace(ablate, design="one_at_a_time"), base)
 
 
-def fastest(ablation: Ablation) -> Contrast | None:
-    """Of the arms that are shown faster than without techniques and pay in as many epochs as the run has."""
-    epochs = int(ablation.settings["epochs"])
+def fastest(ablation: Ablation, epochs: int) -> Contrast | None:
+    """Of the arms that are shown faster than without techniques and pay in a run of so many epochs."""
 
     def pays(contrast: Contrast) -> bool:
         once = break_even(contrast, ablation.measured, epochs)
@@ -136,18 +136,17 @@ def fastest(ablation: Ablation) -> Contrast | None:
 def recorded(ablation: Ablation, best: Contrast | None) -> Choice:
     """The choice, kept with the measurement that it stands on; none by a measurement that supports no claim."""
     run_id, place = ablation.parent.run_id, f"measured now (run {ablation.parent.run_id})"
-    if against := speaks_against(ablation):
+    if against := unfit_for_speeds(ablation):
         open_store().set_tags(run_id, {CHOICE_REFUSED: "; ".join(against)})
         text = f"the measurement supports no claim ({'; '.join(against)}), {place}; the next start measures afresh"
         return Choice(TechniqueList(), text)
-    techniques, reason = TechniqueList(best.factors if best else ()), in_words(ablation, best)
+    techniques, reason = techniques_of(best), in_words(ablation, best)
     open_store().set_tags(run_id, {CHOICE: str(techniques), CHOICE_REASON: reason})
     return Choice(techniques, f"{reason}, {place}")
 
 
-def speaks_against(ablation: Ablation) -> list[str]:
-    """Why it supports no claim about the speed of a technique."""
-    return [mark for mark in unfit(ablation) if not mark.startswith(OF_CODE)]
+def techniques_of(best: Contrast | None) -> TechniqueList:
+    return TechniqueList(best.factors if best else ())
 
 
 def in_words(ablation: Ablation, best: Contrast | None) -> str:
@@ -155,11 +154,15 @@ def in_words(ablation: Ablation, best: Contrast | None) -> str:
     speeds = [ablation.judged(contrast)[0] for contrast in ablation.design.contrasts]
     own = [effect for effect in speeds if TUNED not in effect.contrast.factors]
     if best is None:
+        if faster := [effect.contrast.name for effect in own if effect.decision == FASTER]:
+            return f"what is shown faster ({', '.join(faster)}) costs more to start than it saves in so few epochs"
         undecided = [effect.contrast.name for effect in own if effect.decision == UNDECIDED]
         return "no technique is shown to be faster" + (f" ({', '.join(undecided)}: not decided)" if undecided else "")
     text = f"{ablation.judged(best)[0].figure} as fast as without"
     beside_preset = [effect for effect in speeds if {*effect.contrast.factors} == {*best.factors, TUNED}]
     if beside_preset:
+        lacks = next((run.tags.get(SKIPPED, NONE) for arms in ablation.runs.values() if (run := arms.get(TUNED))), NONE)
         text += f" and {beside_preset[0].figure} as fast as the recipe's preset"
+        text += "" if lacks == NONE else f" (without {lacks}, which this device lacks)"
     num_faster = sum(effect.decision == FASTER for effect in own)
     return text + (f", the fastest of {num_faster} arms, so this is on the optimistic side" if num_faster > 1 else "")

@@ -15,7 +15,7 @@ from accelmlf.ablation.designs import Design
 from accelmlf.ablation.factors import factor_of
 from accelmlf.ablation.reasons import LOADING
 from accelmlf.ablation.rounds import Generation
-from accelmlf.ablation.stopping import MIN_GENERATIONS
+from accelmlf.ablation.stopping import MIN_GENERATIONS, Limits
 from accelmlf.machine.presence import Presence, total_presence
 from accelmlf.many_runs.comparison import MIN_REPEATS, SAME_WITHIN, t_quantile
 from accelmlf.many_runs.pooled import simultaneous
@@ -93,9 +93,7 @@ def forecast(
     round_s: float,
     num_rounds: int,
     variances: tuple[float, float],
-    *,
-    precision: float,
-    budget_s: float,
+    limits: Limits,
 ) -> Forecast:
     """How many generations it takes until the intervals are narrow enough, or how many there can be.
 
@@ -104,14 +102,14 @@ def forecast(
     of_round, of_process = variances
     each_s = start_s + num_rounds * round_s
     squares = max(sum(weight**2 for weight in contrast.weights.values()) for contrast in design.contrasts)
-    possible = max(int(budget_s / each_s), 1)
+    possible = max(int(limits.budget_s / each_s), limits.least_generations)
     generations = min(possible, 2)
     while True:
         generations = generations + 1 if generations < possible else possible
         degrees = (generations - 1) * (len(design.arms) - 1)
         error = math.sqrt((of_process + of_round / num_rounds) * squares / generations)
         half_width = t_quantile(simultaneous(len(design.contrasts)), degrees) * error if degrees else math.inf
-        is_enough = generations >= MIN_GENERATIONS and half_width <= precision
+        is_enough = generations >= MIN_GENERATIONS and half_width <= limits.precision
         if is_enough or generations >= possible:
             return Forecast(generations, generations * each_s, half_width)
 

@@ -14,6 +14,7 @@ from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.machine import isolation
 from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of, look_in_own_process
 from accelmlf.settings.commands import as_given, command_line
+from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig, require_trainable_batch
 from accelmlf.settings.technique_list import NONE
@@ -59,7 +60,8 @@ class AblationPlan:
         return digest_of(self.facts())[:16]
 
     def command(self) -> str:
-        own = {"model": self.base.model, **as_given(AblateConfig, vars(self.ablate))}
+        asked = {name: getattr(self.ablate, name) for name in settable_fields(AblateConfig)}
+        own = {"model": self.base.model, **as_given(AblateConfig, asked)}
         command = command_line("ablate", own | as_given(RunConfig, {**self.given, "model": None}))
         threads = os.environ.get("OMP_NUM_THREADS")  # with another number it would be another ablation
         return f"OMP_NUM_THREADS={shlex.quote(threads)} {command}" if threads else command
@@ -126,10 +128,7 @@ def make_plan(ablate: AblateConfig, given: Mapping[str, Any]) -> AblationPlan:
     configs = {arm.name: resolve({**given, **settings_of(arm, seen.config)}) for arm in asked.as_design().arms}
     skipped = NONE
     if tuned is not None:
-        configs[TUNED], skipped = (
-            tuned.config,
-            str(labels_of(tuned.skipped)),
-        )  # without what the device had to leave out
+        configs[TUNED], skipped = tuned.config, str(labels_of(tuned.skipped))
     require_full_steps(configs.values(), seen.sizes["train"])
     return AblationPlan(ablate=ablate, given=given, seen=seen, asked=asked, configs=configs, skipped_of_preset=skipped)
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from accelmlf.ablation.designs import Contrast
-from accelmlf.ablation.effects import Measured
+from accelmlf.ablation.effects import SECONDS_PER_PICTURE, Measured
 from accelmlf.ablation.factors import Factor, factor_of
 from accelmlf.many_runs.comparison import MIN_REPEATS, Interval, t_interval
 from accelmlf.many_runs.pooled import simultaneous
 from accelmlf.measure.cost import PHASES
+from accelmlf.text import counted
 
 LITTLE, MOST = 0.02, 0.5
 """Up to the first share of an epoch a phase has nothing to win; above the second, what it could win is no limit."""
@@ -132,7 +133,7 @@ def what_it_did(case: Case) -> str | None:
         start += f"; {case.accumulation_steps} micro-batches per step leave about 1/{case.accumulation_steps} of that"
     if case.has_bound and acted.without / epoch.without <= MOST:
         start += f", at most {_bound(case, acted, epoch)} from that alone"
-    noise = "" if acted.is_shown else _unclear(acted)
+    noise = "" if acted.is_shown else _unclear(case, acted)
     return f"{start}: {acted.in_words}{noise}"
 
 
@@ -163,7 +164,7 @@ def how_many_epochs(case: Case) -> str | None:
     is_missed = is_missed or len({frozenset(blocks) for blocks in runs}) > 1  # a run that failed is a miss, too
     if epochs is None or is_missed or abs(epochs.change.mean) < 0.05:
         return None
-    noise = "" if epochs.is_shown else _unclear(epochs)
+    noise = "" if epochs.is_shown else _unclear(case, epochs)
     return f"the target took {epochs.within:.1f} epochs instead of {epochs.without:.1f}{noise}"
 
 
@@ -203,8 +204,10 @@ def _named(phases: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _unclear(found: Evidence) -> str:
+def _unclear(case: Case, found: Evidence) -> str:
     count = found.change.count
+    in_stretches = any(SECONDS_PER_PICTURE.metric in run for runs in case.measured.values() for run in runs.values())
+    blocks = counted(count, "generation" if in_stretches else "repeat")
     if count < MIN_REPEATS:
-        return f", which {count} repeat{'s are' if count > 1 else ' is'} too few to judge"
-    return f", which {count} repeats do not tell from no change"
+        return f", which {blocks} {'are' if count > 1 else 'is'} too few to judge"
+    return f", which {blocks} do not tell from no change"

@@ -50,14 +50,20 @@ class AblateConfig:
     precision: float = setting(DEFAULT_PRECISION, at_least=0.001, at_most=0.5)
     """With measure=steps: half the width of the intervals (of the ratio) at which the measurement ends."""
     budget: float = setting(DEFAULT_BUDGET, above=0, at_most=10_000)
-    """With measure=steps: minutes after which it ends, however wide the intervals are."""
+    """With measure=steps: minutes after which it ends, however wide the intervals; on a GPU up to a quarter more."""
     repeats: int | None = setting(None, at_least=1, at_most=100, default_text="5 with measure=runs, none with steps")
     """Seeds with which whole runs of every arm are trained: measure=runs times them, measure=steps counts epochs."""
+    least_generations: int = 1
+    """No setting of a user, who is told and can give a larger budget: what ends without a verdict chooses nothing."""
 
     def __post_init__(self) -> None:
         if self.design == "preset" and self.factors is not None:
             rule = "the preset's factors are those of the recipe"
             raise ConfigError("factors", self.factors, rule, "Leave factors out, or choose another design")
+        for name, default in (("precision", DEFAULT_PRECISION), ("budget", DEFAULT_BUDGET)):
+            if self.measure == RUNS and (value := getattr(self, name)) != default:
+                rule = f"measure={RUNS} ends after its repeats"
+                raise ConfigError(name, value, rule, f"Give repeats, or measure={STEPS}")
 
     def factor_words(self) -> tuple[str, ...]:
         """What was typed, word by word."""

@@ -18,6 +18,16 @@ PRECISION, BUDGET, FAILURES = "precision", "budget", "failures"
 
 
 @dataclass(frozen=True)
+class Limits:
+    """When a measurement ends: at half a width of its widest interval, of a ratio, or after so many seconds."""
+
+    precision: float
+    budget_s: float
+    least_generations: int = 1
+    """There will be so many even when the budget is used up."""
+
+
+@dataclass(frozen=True)
 class Spent:
     """What one generation has cost: the start of its processes, and all its rounds."""
 
@@ -34,21 +44,21 @@ class Spent:
         return self.rounds_s / self.num_rounds
 
 
-def stop_reason(spent: Sequence[Spent], half_width: float | None, *, precision: float, budget_s: float) -> str | None:
+def stop_reason(spent: Sequence[Spent], half_width: float | None, limits: Limits) -> str | None:
     """Why no further generation is needed, or None. `half_width`: of the widest interval, of a ratio."""
-    if len(spent) >= MIN_GENERATIONS and half_width is not None and half_width <= precision:
+    if len(spent) >= MIN_GENERATIONS and half_width is not None and half_width <= limits.precision:
         return PRECISION
-    if spent and sum(generation.total_s for generation in spent) + spent[-1].total_s > budget_s:
-        return BUDGET
-    return None
+    needed_s = sum(generation.total_s for generation in (*spent, *spent[-1:]))
+    return BUDGET if len(spent) >= limits.least_generations and needed_s > limits.budget_s else None
 
 
-def time_left_s(spent: Sequence[Spent], half_width: float | None, *, precision: float, budget_s: float) -> float:
+def time_left_s(spent: Sequence[Spent], half_width: float | None, limits: Limits) -> float:
     """How long it will take until no further generation is needed, as far as can be told: widths go with the root."""
     last_s, used_s = (spent[-1].total_s if spent else 0.0), sum(generation.total_s for generation in spent)
-    wanted = float("inf") if half_width is None else len(spent) * (half_width / precision) ** 2
+    wanted = float("inf") if half_width is None else len(spent) * (half_width / limits.precision) ** 2
     more = max(math.ceil(min(wanted, 1e6)), MIN_GENERATIONS) - len(spent)
-    return min(max(more, 1) * last_s, max(budget_s - used_s, 0.0))
+    least_s = max(limits.least_generations - len(spent), 0) * last_s
+    return min(max(more, 1) * last_s, max(limits.budget_s - used_s, least_s))
 
 
 def rounds_of_next(

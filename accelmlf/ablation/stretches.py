@@ -28,7 +28,7 @@ from accelmlf.ablation.pilot import (
 )
 from accelmlf.ablation.plan import AblationPlan
 from accelmlf.ablation.rounds import process_variance
-from accelmlf.ablation.stopping import FAILURES, Spent, rounds_of_next, stop_reason, time_left_s
+from accelmlf.ablation.stopping import FAILURES, Limits, Spent, rounds_of_next, stop_reason, time_left_s
 from accelmlf.ablation.stored import Kept, kept_generations, record_generation
 from accelmlf.errors import AccelmlfError
 from accelmlf.machine.presence import MissingCores
@@ -42,6 +42,8 @@ from accelmlf.tracking.tracker import MlflowTracker
 
 LONG_BLOCK_S = {"cuda": 60.0}
 """Short stretches in turn share a GPU's temperature and power budget: at the end each arm trains alone for so long."""
+LONG_BLOCK_SHARE = 0.25
+"""Of the budget, beyond it: what these blocks may take all together."""
 TYPICAL_DEGREES = 30
 """What is typical of processes counts, beside what was measured of them, as if it had so many degrees of freedom."""
 
@@ -52,7 +54,8 @@ class Measurement:
     def __init__(self, plan: AblationPlan, kept: Kept) -> None:
         self.plan, self.design = plan, plan.asked.as_design()
         self.kept, self.fits = kept, len(self.design.arms)
-        self.budget_s = 60.0 * plan.ablate.budget
+        asked = plan.ablate
+        self.limits = Limits(asked.precision, 60.0 * asked.budget, asked.least_generations)
 
     @property
     def arms(self) -> list[str]:
@@ -71,9 +74,7 @@ class Measurement:
     def stop_reason(self) -> str | None:
         if not self.contrasts:
             return FAILURES
-        return stop_reason(
-            self.kept.spent, self.half_width(), precision=self.plan.ablate.precision, budget_s=self.budget_s
-        )
+        return stop_reason(self.kept.spent, self.half_width(), self.limits)
 
     def long_s(self, turns: Turns) -> float:
         """How long each arm trains alone after these rounds, the last of all; 0 where others follow, or on a CPU."""
@@ -88,12 +89,14 @@ class Measurement:
         }
         half_width = half_width_of(self.contrasts, measured, len(self.design.contrasts))
         spent = [*self.kept.spent, Spent(turns.start_s, turns.rounds_s, len(turns.rounds))]
-        limits = {"precision": self.plan.ablate.precision, "budget_s": self.budget_s}
-        return LONG_BLOCK_S[kind] if stop_reason(spent, half_width, **limits) else 0.0
+        most_s = LONG_BLOCK_SHARE * self.limits.budget_s / len(self.arms)
+        return min(LONG_BLOCK_S[kind], most_s) if stop_reason(spent, half_width, self.limits) else 0.0
 
     def num_rounds(self, start_s: float, round_s: float, groups: int = 1) -> int:
         """Rounds of each of so many groups of arms, one of which took so long."""
-        return rounds_of_next(groups * start_s, groups * round_s, self.kept.spent, self.variances(), self.budget_s)
+        return rounds_of_next(
+            groups * start_s, groups * round_s, self.kept.spent, self.variances(), self.limits.budget_s
+        )
 
     def so_far(self, number: int) -> str:
         """After generation `number`: each contrast with its interval, and what is left."""
@@ -102,14 +105,13 @@ class Measurement:
         for contrast in (*self.design.contrasts, *filter(None, [self.design.null])):
             interval = interval_of(contrast, SECONDS_PER_PICTURE, self.kept.measured, count)
             figures.append(f"{contrast.name} {as_ratio(interval) if interval else 'failed'}")
-        left_s = time_left_s(spent, self.half_width(), precision=self.plan.ablate.precision, budget_s=self.budget_s)
+        left_s = time_left_s(spent, self.half_width(), self.limits)
         is_over = not spent or self.stop_reason() is not None
         left = "" if is_over else f"; left about {tqdm.format_interval(left_s)}"
         return f"generation {number}: {', '.join(figures)}{left}"
 
     def forecast(self, start_s: float, round_s: float, num_rounds: int, variances: tuple[float, float]) -> Forecast:
-        limits = {"precision": self.plan.ablate.precision, "budget_s": self.budget_s}
-        return forecast(self.design, start_s, round_s, num_rounds, variances, **limits)
+        return forecast(self.design, start_s, round_s, num_rounds, variances, self.limits)
 
     def variances(self) -> tuple[float, float] | None:
         """Of a stretch within its round, and of what a process has of its own; None before the first generation.

@@ -132,8 +132,8 @@ def as_markdown(ablation: Ablation, *, level: int = 1, pictures: Sequence[str] =
     """The result as a piece of a document; `pictures`: Markdown for them."""
     settings, asked = ablation.settings, ablation.asked
     facts = [
-        f"{settings['epochs']} epochs, target {settings['target_accuracy']} on validation, "
-        f"data {ablation.parent.tags.get(DATA_DIGEST, 'unknown')}",
+        f"{settings['epochs']} epochs, seed {settings['seed']}, "
+        f"target {settings['target_accuracy']} on validation, data {ablation.parent.tags.get(DATA_DIGEST, 'unknown')}",
         *(how_measured(ablation) or [f"{counted(asked.repeats, 'repeat')}, {of_runs_planned(ablation)}"]),
         f"on {ablation.parent.machine}",
         *caveats(ablation),

@@ -171,7 +171,7 @@ def _begin(connection: Connection, start_method: str, target: Callable[..., None
 
 
 def displaced_memory() -> list[bytearray]:
-    """Memory of random sizes; while it is held, all that follows lies elsewhere than in the next process.
+    """Memory of random sizes; while it is held, what follows on the heap lies elsewhere than in the next process.
 
     Forks of one server have one layout, and an arm's runs a speed in common that no repetition would show: on two cores
     all ResNet50 runs of one server had 23,000 page faults a step, of another 14,000 and took 4 % less time. Sources:

@@ -9,6 +9,9 @@ from accelmlf.text import counted
 from accelmlf.tracking.stored_runs import StoredRun
 from accelmlf.tracking.tags import COMMIT, RESUMED_IN_EPOCH, SKIPPED, UNCOMMITTED, UNFIT
 
+Check = Callable[[StoredRun], str | None]
+"""What a run's record says against it; None where that is nothing."""
+
 
 def resumed_in_epoch(run: StoredRun) -> str | None:
     epoch = run.tags.get(RESUMED_IN_EPOCH)
@@ -56,7 +59,7 @@ def code_not_committed(run: StoredRun) -> str | None:
     return "code not committed" if run.tags.get(UNCOMMITTED) != "false" else None
 
 
-RUN_CHECKS: tuple[Callable[[StoredRun], str | None], ...] = (
+RUN_CHECKS: tuple[Check, ...] = (
     resumed_in_epoch,
     watched_test_set,
     skipped_technique,
@@ -77,18 +80,29 @@ OF_A_MOMENT, TOLERATED = (missing_cores, unexplained_time), 0.1
 """Marks of a disturbance that passes, and the share of many short runs in which it is no more than noise."""
 
 
-def marks_of_group(runs: Sequence[StoredRun], repeats: int, *, of: str = "repeat", tolerated: float = 0.0) -> list[str]:
+OF_SPEED: tuple[Check, ...] = (unexplained_time, shared_gpu, missing_cores, slowed_gpu)
+"""What speaks against the speed of a run, whatever it has learned and from which code."""
+
+
+def marks_of_group(
+    runs: Sequence[StoredRun],
+    repeats: int,
+    *,
+    of: str = "repeat",
+    tolerated: float = 0.0,
+    checks: Sequence[Check] = RUN_CHECKS,
+) -> list[str]:
     """Why runs of one kind, repeated so often, are unfit: each reason once, its worst case, and how many have it.
 
     `tolerated`: the share of the runs in which a disturbance that passes is no reason, since an interval holds it.
     """
     found = [f"{counted(repeats, of)}, {MIN_REPEATS} are needed"] if repeats < MIN_REPEATS else []
-    for check in RUN_CHECKS:
+    for check in checks:
         texts = [mark for run in runs if (mark := check(run)) is not None]
         if len(texts) > (tolerated * len(runs) if check in OF_A_MOMENT else 0):
             how_many = "" if len(texts) == len(runs) else f" ({len(texts)} of {len(runs)} runs)"
             found.append(max(texts, key=_numbers) + how_many)
-    commits = {run.tags.get(COMMIT) for run in runs}
+    commits = {run.tags.get(COMMIT) for run in runs} if code_not_committed in checks else {}
     return found + ([f"code of {len(commits)} commits"] if len(commits) > 1 else [])
 
 

@@ -1,7 +1,7 @@
 """The parent run of many: opened, with the device for itself; and what it says of itself."""
 
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from accelmlf.errors import Interrupted
 from accelmlf.machine.facts import as_tags
@@ -43,7 +43,8 @@ def opened(kind: str, device_key: str) -> Iterator[ParentRun]:
         try:
             yield parent
         except Interrupted:
-            say("what is complete is kept: the same command goes on from there")
+            with suppress(OSError):  # the terminal may be gone
+                say("what is complete is kept: the same command goes on from there")
             raise
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelmlf import text
 from accelmlf.ablation import tables
 from accelmlf.ablation.files import PICTURES, draw, pictures_of
-from accelmlf.ablation.marks import unfit
+from accelmlf.ablation.marks import unfit_in_words
 from accelmlf.ablation.result import Ablation
 from accelmlf.errors import DiskError, redact
 from accelmlf.many_runs.claims import marks_of_group
@@ -156,7 +156,7 @@ def short_section(found: Sorted, runs: Sequence[StoredRun]) -> list[str]:
     for parent in found.parents[ABLATION]:
         ablation = ablation_of(parent, runs)
         mark = ", a demonstration" if parent.settings["dataset"] in DEMONSTRATIONS else ""
-        mark += ", unfit for a claim" if unfit(ablation) else ""
+        mark += "".join(f", {line.partition(':')[0]}" for line in unfit_in_words(ablation))
         titles = [ablation.question + mark, *[""] * len(ablation.design.contrasts)]
         rows += [[title, *row] for title, row in zip(titles, tables.verdict_rows(ablation), strict=False)]
     rows += [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from accelmlf.ablation.marks import unfit, unfit_in_words
+from accelmlf.ablation.marks import unfit, unfit_for_speeds, unfit_in_words
 from accelmlf.ablation.result import Ablation
 from accelmlf.ablation.tables import as_lines, as_markdown
 from accelmlf.tracking.tags import ARM, BLOCK, OWNER
@@ -83,3 +83,19 @@ def test_what_only_the_preset_beside_the_others_lacks_is_said_of_the_preset_alon
     about = asked(design="preset")
     runs = [run for run in whole(about) if run.tags[ARM] != "tuned"] + of_preset
     assert unfit(Ablation.of(parent_of(about), runs)) == ["technique skipped: pin_memory (3 of 6 runs)"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "is_of_speed"),
+    [
+        ({"accelmlf.unfit": "phases leave 9.0% of the epochs unexplained"}, True),
+        ({"accelmlf.config.validation": "test"}, False),
+        ({"accelmlf.code.uncommitted_changes": "true"}, False),
+        ({"accelmlf.code.commit": "decaf"}, False),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_against_speeds_speaks_what_is_about_speed_and_nothing_else(spoil: dict[str, str], is_of_speed: bool) -> None:
+    spoilt = Ablation.of(parent_of(asked()), [*whole(asked())[:-1], stored("all", 2, tags=spoil)])
+    assert bool(unfit_for_speeds(spoilt)) == is_of_speed
+    assert unfit(spoilt)  # the control

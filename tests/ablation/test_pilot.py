@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from accelmlf.ablation.pilot import (
 )
 from accelmlf.ablation.reasons import LOADING
 from accelmlf.ablation.settings import TUNED
-from accelmlf.ablation.stopping import MIN_GENERATIONS
+from accelmlf.ablation.stopping import MIN_GENERATIONS, Limits
 from accelmlf.many_runs.comparison import CONFIDENCE, SAME_WITHIN
 from accelmlf.run.ceilings import DATA_THERE, FORWARD_ONLY, HALF_BATCH, NO_AUGMENTATION, NO_OPTIMIZER, VARIANTS, WHOLE
 from accelmlf.settings.recipes import resolve
@@ -102,16 +103,16 @@ def test_what_is_hopeless_and_what_is_not_is_said_with_its_number() -> None:
 
 # --- what it will cost and what it can see ---
 
-LIMITS: dict[str, float] = {"precision": 0.02, "budget_s": 720.0}
+LIMITS = Limits(precision=0.02, budget_s=720.0)
 FIVE = with_twin(make_design("one_at_a_time", ("amp:bf16", "channels_last", "workers:2")))
 
 
 def ahead(
-    of_round: float = 0.02, of_process: float = 0.01, design: Design = FIVE, num_rounds: int = 20, **limits: float
+    of_round: float = 0.02, of_process: float = 0.01, design: Design = FIVE, num_rounds: int = 20, **limits: Any
 ) -> Forecast:
     """With the standard deviations of a stretch and of a process, in processes that take 20 s to start."""
     start_s, round_s = 20.0, 3.0
-    return forecast(design, start_s, round_s, num_rounds, (of_round**2, of_process**2), **LIMITS | limits)
+    return forecast(design, start_s, round_s, num_rounds, (of_round**2, of_process**2), replace(LIMITS, **limits))
 
 
 def is_rising(values: Sequence[float]) -> bool:
@@ -149,15 +150,15 @@ def test_there_are_never_more_generations_than_the_budget_holds(minutes: float, 
     assert plan.seconds <= budget_s or plan.generations == 1  # without one there would be nothing
     assert plan.generations >= MIN_GENERATIONS or (plan.generations + 1) * each_s > budget_s
     # As many as are needed, and else as many as there can be.
-    assert plan.half_width <= LIMITS["precision"] or (plan.generations + 1) * each_s > budget_s
+    assert plan.half_width <= LIMITS.precision or (plan.generations + 1) * each_s > budget_s
 
 
 def test_it_stops_with_the_first_generation_that_is_enough() -> None:
     plan = ahead(of_process=0.03, budget_s=1e5)
     assert MIN_GENERATIONS < plan.generations < 100
-    assert plan.half_width <= LIMITS["precision"]
+    assert plan.half_width <= LIMITS.precision
     shorter = ahead(of_process=0.03, precision=1e-9, budget_s=(plan.generations - 1) * 80.0)
-    assert shorter.generations == plan.generations - 1 and shorter.half_width > LIMITS["precision"]
+    assert shorter.generations == plan.generations - 1 and shorter.half_width > LIMITS.precision
 
 
 def test_the_half_width_is_that_of_an_interval_with_the_noise_of_both() -> None:
@@ -199,6 +200,11 @@ def test_what_it_will_cost_and_what_it_can_see_in_words(plan: Forecast, words: s
 def test_one_generation_tells_nothing() -> None:
     assert ahead(budget_s=1.0).half_width == math.inf
     assert ahead(budget_s=161.0).half_width < math.inf  # the control: two do
+
+
+def test_generations_that_are_asked_for_are_in_the_forecast_of_a_budget_that_is_too_small() -> None:
+    assert ahead(budget_s=1.0, least_generations=3).generations == 3
+    assert ahead(budget_s=1.0).generations == 1  # the control
 
 
 # --- a real one ---

@@ -1,5 +1,7 @@
 """The settings of an ablation, and what was typed."""
 
+from typing import Any
+
 import pytest
 
 from accelmlf.ablation.designs import COMBINING, DESIGNS
@@ -105,6 +107,15 @@ def test_a_preset_has_factors_of_its_own() -> None:
     )
     for other in DESIGNS.keys() - {"preset"}:  # the control
         assert AblateConfig(design=other, factors="amp").factor_words() == ("amp",)
+
+
+@pytest.mark.parametrize(("name", "value"), [("precision", 0.01), ("budget", 30.0)])
+def test_whole_runs_take_no_limit_of_stretches(name: str, value: float) -> None:
+    limit: dict[str, Any] = {name: value}
+    assert getattr(AblateConfig(measure=STEPS, **limit), name) == value  # the control
+    with pytest.raises(ConfigError) as caught:
+        AblateConfig(measure=RUNS, **limit)
+    assert str(caught.value) == f"{name}={value}: measure=runs ends after its repeats. Give repeats, or measure=steps"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from accelmlf.ablation.stopping import (
     MIN_GENERATIONS,
     PLANNED_GENERATIONS,
     PRECISION,
+    Limits,
     Spent,
     rounds_of_next,
     stop_reason,
@@ -21,7 +22,7 @@ WIDE, NARROW, EDGE = 0.0201, 0.0199, 0.02
 
 
 def reason(generations: int, half_width: float | None, *, budget_s: float = 1e6) -> str | None:
-    return stop_reason([ONE] * generations, half_width, precision=0.02, budget_s=budget_s)
+    return stop_reason([ONE] * generations, half_width, Limits(0.02, budget_s))
 
 
 def test_a_generation_is_what_its_start_and_its_rounds_have_taken() -> None:
@@ -59,7 +60,7 @@ def test_no_generation_begins_that_would_not_end_within_the_budget(
 def test_the_last_generation_says_how_long_the_next_one_takes() -> None:
     slow = Spent(200.0, 100.0, 5)
     for order, expected in (([ONE, slow], BUDGET), ([slow, ONE], None)):
-        assert stop_reason(order, WIDE, precision=0.02, budget_s=500.0) == expected
+        assert stop_reason(order, WIDE, Limits(0.02, 500.0)) == expected
 
 
 def test_a_result_that_is_narrow_enough_is_said_to_be_so_though_the_budget_is_spent() -> None:
@@ -69,7 +70,16 @@ def test_a_result_that_is_narrow_enough_is_said_to_be_so_though_the_budget_is_sp
 
 def test_what_the_intervals_say_is_no_reason_to_end() -> None:
     """It is not even told: neither where they lie nor whether they leave 1 out."""
-    assert set(inspect.signature(stop_reason).parameters) == {"spent", "half_width", "precision", "budget_s"}
+    assert set(inspect.signature(stop_reason).parameters) == {"spent", "half_width", "limits"}
+
+
+def test_where_generations_are_asked_for_they_are_made_though_the_budget_is_spent() -> None:
+    for count in range(5):
+        found = [stop_reason([ONE] * count, WIDE, Limits(0.02, 100.0, least)) for least in (1, 3)]
+        assert found == [BUDGET if count >= 1 else None, BUDGET if count >= 3 else None]
+    left_s = [time_left_s([ONE] * count, None, Limits(0.02, 100.0, 3)) for count in (1, 2, 3)]
+    assert left_s == [160.0, 80.0, 0.0]
+    assert time_left_s([ONE], None, Limits(0.02, 100.0)) == 20.0  # the control
 
 
 # --- rounds ---
@@ -114,5 +124,5 @@ def test_the_time_left_is_that_of_the_generations_that_halve_a_width_four_times(
     done: int, half_width: float | None, generations: int | None
 ) -> None:
     spent, budget_s = [Spent(10.0, 30.0, 10)] * done, 1_000.0
-    left_s = time_left_s(spent, half_width, precision=0.02, budget_s=budget_s)
+    left_s = time_left_s(spent, half_width, Limits(0.02, budget_s))
     assert left_s == (budget_s - 40.0 * done if generations is None else 40.0 * generations)

@@ -1,4 +1,4 @@
-"""The command line with a technique of known effect: for each step it sleeps a twentieth of what the step took.
+"""The command line with a technique of known effect: at each step it does nothing for a twentieth of what that took.
 
 Another one keeps to a pace: for each step it sleeps as long.
 """
@@ -15,7 +15,7 @@ SHARE, PACE_S = 0.05, 0.06
 
 
 class Sleep(Technique):
-    does = "sleeps a share of each step"
+    does = "adds a share to each step"
 
     def prepare_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         ended_s = time.perf_counter()

@@ -30,24 +30,30 @@ def prepare_batches(self, batches, whole=TechniqueStack.prepare_batches):
 class Hurry(Technique):
     does = "leaves out the sleep of each step"
 
+class Broken(Technique):
+    does = "ends the process that it is switched on in"
+
+    def prepare_batches(self, batches):
+        raise RuntimeError("it is broken")
+
 if __name__ in ("__main__", "__mp_main__"):
-    TECHNIQUES["hurry"] = Hurry
+    TECHNIQUES.update(hurry=Hurry, broken=Broken)
     TechniqueStack.prepare_batches = prepare_batches
-    factors.every_technique = lambda config, device: (["hurry"], [])
+    factors.every_technique = lambda config, device: (["broken", "hurry"], [])
     stretches.STRETCH_S["cpu"] = 0.1
     claims.MAX_MISSING_SHARE = 1.0  # the tests beside this one have the cores, too, which is not the question here
 
 if __name__ == "__main__":
     for look in (auto.FIRST_LOOK, auto.SECOND_LOOK):
-        look.update(budget=BUDGET, precision=0.3)
+        look.update(LIMITS, precision=0.3)
     main()
 """
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[StretchPlace]:
-    for name, budget in (("long", "2.5"), ("short", "0.01")):
-        (tmp_path / f"{name}.py").write_text(SCRIPT.replace("BUDGET", budget))
+    for name, limits in (("long", "budget=2.5"), ("short", "budget=0.01, least_generations=1")):
+        (tmp_path / f"{name}.py").write_text(SCRIPT.replace("LIMITS", limits))
 
     def make() -> StretchPlace:
         return StretchPlace("vit", tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
@@ -60,8 +66,9 @@ def test_what_is_shown_faster_is_taken_and_by_the_next_run_at_once(place: Stretc
     program = [str(place.folder / "long.py")]
     first = place.end_of(place.start(SETTINGS, program))
     assert first.code == 0, first.err
+    assert "broken is left out from here on, failed: " in first.out  # and is no reason to take nothing
     assert "techniques=auto takes hurry: " in first.out, first.out
-    assert " as fast as without and " in first.out and " as fast as the recipe's preset" in first.out
+    assert " as fast as without and " in first.out and " as fast as the recipe's preset (without " in first.out
     (choice,) = [run for run in place.runs(ABLATION) if CHOICE in run.data.tags]
     assert choice.data.tags[CHOICE] == "hurry"
     num_ablations = len(place.runs(ABLATION))
