@@ -14,7 +14,6 @@ from accelmlf.errors import ConfigError, DeviceError
 from accelmlf.machine import isolation
 from accelmlf.many_runs.preflight import Preflight, common_facts, digest_of, look_in_own_process
 from accelmlf.settings.commands import as_given, command_line
-from accelmlf.settings.fields import settable_fields
 from accelmlf.settings.recipes import resolve
 from accelmlf.settings.run import RunConfig, require_trainable_batch
 from accelmlf.settings.technique_list import NONE
@@ -60,8 +59,7 @@ class AblationPlan:
         return digest_of(self.facts())[:16]
 
     def command(self) -> str:
-        asked = {name: getattr(self.ablate, name) for name in settable_fields(AblateConfig)}
-        own = {"model": self.base.model, **as_given(AblateConfig, asked)}
+        own = {"model": self.base.model, **as_given(AblateConfig, vars(self.ablate))}
         command = command_line("ablate", own | as_given(RunConfig, {**self.given, "model": None}))
         threads = os.environ.get("OMP_NUM_THREADS")  # with another number it would be another ablation
         return f"OMP_NUM_THREADS={shlex.quote(threads)} {command}" if threads else command

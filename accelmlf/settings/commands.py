@@ -21,12 +21,11 @@ def command_line(entry_point: str, settings: Mapping[str, str]) -> str:
 
 
 def as_given(settings_class: type, given: Mapping[str, Any]) -> dict[str, str]:
-    """Settings as one would type them, without those that are the default anyway."""
-    fields = settable_fields(settings_class)
+    """Settings as one would type them, without those that are the default anyway or have no flag."""
     return {
-        name: as_text(value)
-        for name, value in given.items()
-        if value is not None and value != fields[name].default and name not in WITHOUT_EFFECT
+        name: as_text(given[name])
+        for name, field in settable_fields(settings_class).items()
+        if given.get(name) not in (None, field.default) and name not in WITHOUT_EFFECT
     }
 
 

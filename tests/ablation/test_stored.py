@@ -261,15 +261,19 @@ def test_an_arm_that_trains_otherwise_alone_for_a_while_is_told(
     assert not is_told or "amp:bf16 is 0.77x, outside of its interval" in told[0]
 
 
-@pytest.mark.parametrize(("budget", "is_last"), [(10_000.0, False), (0.5, True)])
+@pytest.mark.parametrize(
+    ("budget", "long_block_s", "expected_s"),
+    [(10_000.0, 60.0, 0.0), (0.5, 1.0, 1.0), (0.5, 60.0, pytest.approx(30.0 / 4 / len(ARMS)))],
+    ids=["others follow", "the last", "no more than a quarter of the budget"],
+)
 def test_a_gpu_trains_alone_for_a_while_after_the_last_generation_alone(
-    plan: AblationPlan, monkeypatch: pytest.MonkeyPatch, budget: float, is_last: bool
+    plan: AblationPlan, monkeypatch: pytest.MonkeyPatch, budget: float, long_block_s: float, expected_s: float
 ) -> None:
     measurement = Measurement(replace(plan, ablate=replace(plan.ablate, budget=budget)), kept_of([], ARMS))
     turns = turns_of(WORTH)
     assert measurement.long_s(turns) == 0.0  # on a CPU
-    monkeypatch.setitem(LONG_BLOCK_S, "cpu", 60.0)
-    assert measurement.long_s(turns) == (60.0 if is_last else 0.0)
+    monkeypatch.setitem(LONG_BLOCK_S, "cpu", long_block_s)
+    assert measurement.long_s(turns) == expected_s
     assert measurement.long_s(turns_of({"baseline": 0.0, "amp:bf16": 0.0})) == 0.0  # some of the arms
 
 

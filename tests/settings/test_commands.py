@@ -134,7 +134,7 @@ def test_what_is_given_makes_the_same_record_again(record: TuneConfig | AblateCo
     texts = as_given(type(record), vars(record))
     assert type(record)(**parsed(texts, type(record))) == record
     defaults = {name: field.default for name, field in settable_fields(type(record)).items()}
-    assert texts.keys() == {name for name, value in vars(record).items() if value != defaults[name]}
+    assert texts.keys() == {name for name, default in defaults.items() if getattr(record, name) != default}
 
 
 # --- the command of a run ---
