@@ -1,7 +1,9 @@
 """How pictures get from a source to a training step: the two pipelines, and the set that lives on the device."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from accelmlf.data.augmentation import PictureTransform
 from accelmlf.data.batches import DRAWS_PER_PICTURE, Batch, BatchPlan, Selection
 from accelmlf.data.pictures import ArraySource, Source
 from accelmlf.errors import AccelmlfError, ConfigError
-from accelmlf.machine.signals import leave_ending_to_parent
+from accelmlf.machine import signals
 
 WORKER_TIMEOUT_S = 300.0
 """A loader process that gives nothing for so long hangs; a batch takes seconds."""
@@ -87,6 +89,14 @@ class ResidentPictures:
             yield Batch(self.pictures[indices], self.labels[indices], chosen)
 
 
+class ShieldedDataLoader(DataLoader[Batch | AccelmlfError]):
+    """A DataLoader whose worker processes no signal reaches before they have learned to leave it to their parent."""
+
+    def __iter__(self) -> Any:
+        with signals.held() if self._iterator is None else nullcontext():
+            return super().__iter__()
+
+
 def make_loader(
     source: Source,
     plan: BatchPlan,
@@ -115,7 +125,7 @@ def make_loader(
         if resident_on is not None:
             return BatchLoader(plan, ResidentPictures(array, plan, resident_on), transform, delivered)
         held = HeldPictures(array)
-    batches: DataLoader[Batch | AccelmlfError] = DataLoader(
+    batches = ShieldedDataLoader(
         held,
         sampler=plan,
         batch_size=None,  # the plan makes the batches, so that worker processes receive whole ones
@@ -123,7 +133,7 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         timeout=WORKER_TIMEOUT_S if num_workers else 0,
-        worker_init_fn=leave_ending_to_parent,
+        worker_init_fn=signals.leave_ending_to_parent,
         # Without one of its own a loader draws from the global generator, and with workers it would shift
         # dropout from the second epoch on.
         generator=torch.Generator(),

@@ -34,12 +34,12 @@ def hold_back() -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Signals wait while modules are imported, and arrive when the block ends."""
-    hold_back()
+    """Signals wait while modules are imported or processes started, and arrive when the block ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
-        release()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def release() -> None:
@@ -84,6 +84,7 @@ def leave_ending_to_parent(*_: object) -> None:
 
     If one ended by itself, torch would raise its death in the parent, in the middle of closing the run. The parent
     ends them with SIGTERM too (and waits for that at its own exit, for ever), so it is the sender that decides.
+    To be started with signals `held`, or one that comes before this is called ends them all the same.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -92,6 +93,8 @@ def leave_ending_to_parent(*_: object) -> None:
     if parent is not None and hasattr(signal, "sigwaitinfo"):  # macOS has it not, and keeps torch's handler
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_when_told_by, args=[parent.pid], daemon=True).start()
+    else:
+        release()
 
 
 def _say_unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

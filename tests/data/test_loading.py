@@ -214,7 +214,6 @@ plan, transform = BatchPlan(11, 3), PictureTransform(AUGMENTATIONS["none"], 12, 
 loader = make_loader(files_in(Path(sys.argv[1]), 18), plan, transform, pipeline="stream", num_workers=2)
 plan.set_epoch(1)
 batches = iter(loader.batches)
-next(batches)
 """
 
 
@@ -227,20 +226,26 @@ def run_while_loading(tmp_path: Path, body: str) -> "subprocess.CompletedProcess
 @pytest.mark.slow
 def test_a_process_ends_though_something_still_holds_its_loader(tmp_path: Path) -> None:
     # As the traceback of an error does. At exit Python asks loader processes to end, and waits.
-    ended = run_while_loading(tmp_path, "held = [batches]; held.append(held); gc.disable(); del batches, loader")
+    ended = run_while_loading(
+        tmp_path, "next(batches); held = [batches]; held.append(held); gc.disable(); del batches, loader"
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.slow
-def test_loader_processes_outlive_a_signal_that_was_sent_to_every_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "left"), [("", 4), ("next(batches)", 3)], ids=["as they start", "as they load"])
+def test_loader_processes_outlive_a_signal_that_was_sent_to_every_process(
+    tmp_path: Path, before: str, left: int
+) -> None:
     ended = run_while_loading(
         tmp_path,
-        """
+        f"""
+        {before}
         for number in signals.ENDING:
             signal.signal(number, signal.SIG_IGN)
             for process in active_children():
-                os.system(f"kill -{int(number)} {process.pid}")
+                os.system(f"kill -{{int(number)}} {{process.pid}}")  # its parent would be obeyed
         print(len(list(batches)), len(active_children()))
         """,
     )
-    assert (ended.stdout, ended.stderr) == ("3 2\n", "")
+    assert (ended.stdout, ended.stderr) == (f"{left} 2\n", "")
