@@ -1,6 +1,6 @@
 """The command line with a technique of known effect: at each step it does nothing for a twentieth of what that took.
 
-Another one keeps to a pace: for each step it sleeps as long.
+Another one keeps to a pace: what is left of a beat it sleeps, so that a step takes as long however busy the machine is.
 """
 
 import time
@@ -11,7 +11,7 @@ from accelmlf.data.batches import Batch
 from accelmlf.techniques.base import Technique
 from accelmlf.techniques.catalogue import TECHNIQUES
 
-SHARE, PACE_S = 0.05, 0.06
+SHARE, PACE_S = 0.05, 0.1
 
 
 class Sleep(Technique):
@@ -27,12 +27,13 @@ class Sleep(Technique):
 
 
 class Pace(Technique):
-    does = "sleeps in each step"
+    does = "ends each step at a beat, whatever it took"
 
     def prepare_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            time.sleep(PACE_S)
+            until_s = time.perf_counter() + PACE_S
             yield batch
+            time.sleep(max(until_s - time.perf_counter(), 0))
 
 
 if __name__ in ("__main__", "__mp_main__"):  # this script, and the processes of its arms, which import it by that name

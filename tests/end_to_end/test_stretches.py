@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> Iterator[StretchPlace]:
 
 
 def test_a_technique_that_sleeps_a_twentieth_of_each_step_is_found_to_do_so(place: StretchPlace) -> None:
-    # Both arms keep to a pace, so that little of a step is left to a busy machine.
+    # Both arms keep to a pace, so that a busy machine hardly lengthens a step.
     settings = SMALL | {"techniques": "pace", "factors": "sleep", "budget": "1.5", "precision": "0.01"}
     ended = place.end_of(place.start(settings, [str(sleepy.__file__)]))
     assert ended.code == 0, ended.err
